@@ -1,0 +1,128 @@
+"""Every option of Presize: name, default, range and help in one place.
+
+Flags (``--kv-tokens``), YAML keys (``kv_tokens:``) and environment names (``PRESIZE_KV_TOKENS``) are made from these
+frozen dataclasses by ``presize.cli.flags``; Python callers pass the same names to ``LLM(...)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from presize.errors import ConfigError, check_range
+
+DEFAULT_MODEL = "SmolLM2-135M-Instruct"
+BLOCK_SIZE = 32  # tokens in a KV block; the CPU attention kernel is compiled for it
+
+
+def option(
+    default: Any,
+    text: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] | None = None,
+    registry: str | None = None,
+) -> Any:
+    """A dataclass field that knows its help text and its range.
+
+    ``registry`` names a kind whose known names are asked for when the flags are built ("policy", "order",
+    "predictor"), so that this module imports nothing above it.
+    """
+    return field(
+        default=default,
+        metadata={"help": text, "low": low, "high": high, "choices": choices, "registry": registry},
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Base: checks every field against its metadata; ConfigError names field, value and range."""
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if value is None:
+                continue
+            low, high, choices = (f.metadata.get(k) for k in ("low", "high", "choices"))
+            if choices and value not in choices:
+                raise ConfigError(f"{f.name} is {value!r}; known: {', '.join(choices)}")
+            if low is not None and high is not None:
+                if isinstance(value, bool) or not isinstance(value, int | float):
+                    raise ConfigError(f"{f.name} is {value!r}; it must be a number in [{low:g}, {high:g}]")
+                check_range(f.name, value, low, high)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions(Options):
+    """Which model, and where it runs."""
+
+    model: str = option(
+        DEFAULT_MODEL, "a name that `presize pull` knows, a Hugging Face directory, a .gguf file or a hub name"
+    )
+    dtype: str = option(
+        "auto",
+        "type of weights and KV cache; auto is bfloat16 where the device computes in it, else float32",
+        choices=("auto", "float32", "bfloat16"),
+    )
+    device: str = option("auto", "auto takes CUDA if there is one", choices=("auto", "cpu", "cuda"))
+    threads: int | None = option(None, "CPU threads (default: all cores this process may use)", low=1, high=1024)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryOptions(Options):
+    """How much KV cache there is, and what one step may hold."""
+
+    kv_tokens: int | None = option(
+        None, "KV cache size in tokens (default: half of the free memory, at most 131,072)", low=32, high=2**31
+    )
+    max_model_len: int | None = option(
+        None, "longest prompt + answer in tokens (default: the model's own limit)", low=2, high=2**24
+    )
+    max_num_seqs: int = option(256, "most sequences in one step", low=1, high=65536)
+    max_num_batched_tokens: int = option(
+        512, "token budget of a step: decodes first, what is left goes to prefill chunks", low=16, high=2**20
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SchedulerOptions(Options):
+    """What decides admission, order and preemption (`presize.core`)."""
+
+    policy: str = option("payback", "admission policy", registry="policy")
+    order: str = option("fcfs", "order of the waiting requests", registry="order")
+    predictor: str = option("kaplan-meier", "where length forecasts come from", registry="predictor")
+    lengths: str | None = option(
+        None, "for --predictor oracle: a JSONL file with `id` and `output_tokens`, such as an earlier OUT.jsonl"
+    )
+    risk: float = option(
+        2.0, "payback: standard deviations above the mean that count as an overflow", low=0, high=10
+    )
+    payback: float = option(
+        3.0, "payback: an overflow is accepted if the request has repaid its prefill this often before", low=0, high=1e6
+    )
+    watermark: float = option(0.05, "watermark: share of the blocks kept free at admission", low=0, high=0.9)
+    reserve_tokens: int | None = option(
+        None, "worst-case: tokens booked for each sequence (default: its prompt + max_tokens)", low=1, high=2**24
+    )
+    aging: float = option(
+        0.02,
+        "gittins: seconds of waiting that outweigh one token of expected length; a request is overtaken by no "
+        "request that came later than this times its length",
+        low=1e-9,
+        high=1e9,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions(ModelOptions, MemoryOptions, SchedulerOptions):
+    """All that an engine needs to start."""
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> EngineOptions:
+        """From keyword arguments; an unknown name is an error that lists the known ones."""
+        known = [f.name for f in fields(cls)]
+        if unknown := sorted(set(values) - set(known)):
+            raise ConfigError(f"unknown option {unknown[0]!r}; known: {', '.join(known)}")
+        return cls(**values)

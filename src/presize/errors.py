@@ -1,0 +1,49 @@
+"""What Presize raises.
+
+PresizeError
+├── ConfigError(ValueError)          an option, a flag or a configuration file
+├── InvalidRequestError(ValueError)  one request: a field, its value, the allowed range
+│   └── CapacityError                a request that can never fit, with the numbers
+└── ModelError                       a model or predictor that is missing, damaged or not supported
+
+Everything a user can cause is one of these, and its text is one sentence that says what to do; the command line
+prints that sentence and exits with a non-zero status. An ``AssertionError`` is a bug in Presize.
+"""
+
+from __future__ import annotations
+
+
+class PresizeError(Exception):
+    """Base of every error that Presize raises on purpose."""
+
+
+class ConfigError(PresizeError, ValueError):
+    """An option has a value that is unknown or out of range."""
+
+
+class InvalidRequestError(PresizeError, ValueError):
+    """One request can not be served as it is; others are not affected."""
+
+
+class CapacityError(InvalidRequestError):
+    """A request needs more KV memory, or more positions, than there will ever be."""
+
+
+class ModelError(PresizeError):
+    """A model, tokenizer or predictor is missing, damaged or not supported."""
+
+
+def check_range(
+    name: str,
+    value: float,
+    low: float,
+    high: float,
+    error: type[PresizeError] = ConfigError,
+    *,
+    above: bool = False,
+) -> None:
+    """Raise ``error`` unless ``low <= value <= high`` (``low < value`` if ``above``); NaN never passes."""
+    inside = (low < value <= high) if above else (low <= value <= high)
+    if not inside:
+        bracket = "(" if above else "["
+        raise error(f"{name} is {value}; it must be in {bracket}{low:g}, {high:g}]")
