@@ -96,9 +96,7 @@ class SchedulerOptions(Options):
     lengths: str | None = option(
         None, "for --predictor oracle: a JSONL file with `id` and `output_tokens`, such as an earlier OUT.jsonl"
     )
-    risk: float = option(
-        2.0, "payback: standard deviations above the mean that count as an overflow", low=0, high=10
-    )
+    risk: float = option(2.0, "payback: standard deviations above the mean that count as an overflow", low=0, high=10)
     payback: float = option(
         3.0, "payback: an overflow is accepted if the request has repaid its prefill this often before", low=0, high=1e6
     )

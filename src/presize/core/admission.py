@@ -1,0 +1,189 @@
+"""May this waiting request start now? One small class a policy; `payback` is the default and Presize's own.
+
+The scheduler calls `begin` once a step and then `admits` for each candidate in order; a candidate that is admitted
+is counted in by the policy itself. Blocks for what is known of the candidate (its prompt) are checked by the
+scheduler for all policies, and when nothing runs the head of the queue is always admitted, so no policy can stall.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from presize.config import SchedulerOptions
+from presize.core.costs import StepCosts
+from presize.core.ledger import Ledger
+from presize.core.occupancy import OccupancyForecast
+from presize.core.request import Request
+from presize.registry import Registry
+
+POLICIES: Registry[type[AdmissionPolicy]] = Registry("policy")
+
+
+@dataclass(frozen=True, slots=True)
+class StepView:
+    """What a policy may look at in one step."""
+
+    running: Sequence[Request]
+    costs: StepCosts
+
+
+class AdmissionPolicy(ABC):
+    """Base. ``first_fit``: a candidate that does not fit is passed over, not waited for."""
+
+    first_fit = False
+
+    def __init__(self, options: SchedulerOptions, ledger: Ledger) -> None:
+        self.options = options
+        self.ledger = ledger
+
+    def begin(self, view: StepView) -> None:
+        """A new step: look at what runs."""
+        self.view = view
+
+    @abstractmethod
+    def admits(self, request: Request) -> bool:
+        """True, and the request is counted in, if it may start now."""
+
+    def ran_out(self, request: Request) -> bool:
+        """True if the request has used up a booking that binds it and must yield."""
+        return False
+
+    def preempted(self, request: Request) -> None:
+        """The request lost its blocks."""
+
+    def finished(self, request: Request) -> None:
+        """The request ended; its output length is known."""
+
+    def booked_tokens(self) -> int:
+        """Tokens that the policy has promised to what runs, held ones included."""
+        return self.ledger.held_blocks * self.ledger.block_size
+
+    def _needed(self, request: Request) -> int:
+        return self.ledger.blocks_for(request.total_tokens)
+
+
+@POLICIES.register("worst-case")
+class WorstCase(AdmissionPolicy):
+    """Book prompt + max_tokens (or ``reserve_tokens`` if that is more): nothing can ever be preempted.
+
+    Source: Orca (OSDI 2022), which books the longest sequence; TensorRT-LLM's GUARANTEED_NO_EVICT. S^3's baseline.
+    """
+
+    def admits(self, request: Request) -> bool:
+        tokens = max(request.longest, self.options.reserve_tokens or 0)
+        if self.ledger.blocks_for(tokens) > self.ledger.unbooked_blocks:
+            return False
+        self.ledger.reserve(request.request_id, tokens)
+        return True
+
+    def booked_tokens(self) -> int:
+        return (self.ledger.num_blocks - self.ledger.unbooked_blocks) * self.ledger.block_size
+
+
+@POLICIES.register("on-demand")
+class OnDemand(AdmissionPolicy):
+    """Book nothing: what is known must fit, the rest is hoped for. Source: vLLM's default (PagedAttention, SOSP 2023)."""
+
+    _kept_free = 0
+
+    def begin(self, view: StepView) -> None:
+        super().begin(view)
+        self._free = self.ledger.free_blocks - self._kept_free
+
+    def admits(self, request: Request) -> bool:
+        if self._needed(request) > self._free:
+            return False
+        self._free -= self._needed(request)
+        return True
+
+
+@POLICIES.register("watermark")
+class Watermark(OnDemand):
+    """On demand, but a share of the blocks stays free at admission. Source: vLLM's ``watermark`` (#44594, 2026)."""
+
+    def __init__(self, options: SchedulerOptions, ledger: Ledger) -> None:
+        super().__init__(options, ledger)
+        self._kept_free = int(options.watermark * ledger.num_blocks)
+
+
+@POLICIES.register("ratio")
+class Ratio(AdmissionPolicy):
+    """Charge what runs a share of the answer it may still give, a newcomer all of it.
+
+    Source: SGLang 0.5 ``new_token_ratio``: a running request is charged min(max_tokens - output, 4096) * ratio, a new
+    one min(max_tokens, 4096). The ratio starts at 0.7, decays over 600 steps to 0.14 of that, and jumps after a
+    preemption to (decoded + 20 n) / (sum of max_tokens + 1) over the n running requests.
+    """
+
+    _START, _FLOOR, _DECAY_STEPS, _CLIP, _LOOKAHEAD = 0.7, 0.7 * 0.14, 600, 4096, 20
+
+    def __init__(self, options: SchedulerOptions, ledger: Ledger) -> None:
+        super().__init__(options, ledger)
+        self._ratio = self._START
+        self._charge = 0.0
+
+    def begin(self, view: StepView) -> None:
+        super().begin(view)
+        self._ratio = max(self._ratio - (self._START - self._FLOOR) / self._DECAY_STEPS, self._FLOOR)
+        self._charge = sum(
+            r.total_tokens + min(r.max_tokens - r.output_tokens, self._CLIP) * self._ratio for r in view.running
+        )
+
+    def admits(self, request: Request) -> bool:
+        charge = request.total_tokens + min(request.max_tokens - request.output_tokens, self._CLIP)
+        if self._charge + charge > self.ledger.capacity_tokens:
+            return False
+        self._charge += charge
+        return True
+
+    def preempted(self, request: Request) -> None:
+        decoded = sum(r.output_tokens for r in self.view.running)
+        longest = sum(r.max_tokens for r in self.view.running)
+        self._ratio = min((decoded + self._LOOKAHEAD * len(self.view.running)) / (longest + 1), 1.0)
+
+    def booked_tokens(self) -> int:
+        return int(self._charge)
+
+
+@POLICIES.register("payback")
+class Payback(AdmissionPolicy):
+    """Admit if the forecast never overflows, or not before the request has repaid its prefill.
+
+    With the candidate in, tau is the first step at which mean + risk * sd of the forecast exceeds the pool. Running
+    one more sequence saves, each step, its share of the step's fixed cost; an overflow costs at most one preemption,
+    that is one prefill again. So: admit if tau >= payback * prefill_seconds / (fixed_seconds / running).
+    Where prefill is dear the rule never over-commits; where it is cheap it does; and a preempted request with a long
+    history finds it harder to return than a new short one, which ends thrashing.
+    """
+
+    def begin(self, view: StepView) -> None:
+        super().begin(view)
+        self._forecast: OccupancyForecast | None = None
+        self._count = len(view.running)
+
+    def _occupancy(self, horizon: int) -> OccupancyForecast:
+        """Made when the first candidate asks, since most steps have none."""
+        if self._forecast is None or self._forecast.steps[-1] < min(horizon, self._longest):
+            running = self.view.running
+            self._longest = max([horizon, *(r.max_tokens - r.output_tokens for r in running)])
+            self._forecast = OccupancyForecast(running, self.ledger.block_size, self._longest)
+        return self._forecast
+
+    def admits(self, request: Request) -> bool:
+        forecast = self._occupancy(request.max_tokens - request.output_tokens)
+        share = forecast.share(request)
+        tau = forecast.first_overflow(self.ledger.capacity_tokens, self.options.risk, share)
+        costs = self.view.costs
+        repaid_after = costs.prefill_s * request.total_tokens * max(self._count, 1) / costs.fixed_s
+        if tau < self.options.payback * repaid_after or tau < 1:
+            return False
+        forecast.add(share)
+        self._count += 1
+        return True
+
+    def booked_tokens(self) -> int:
+        horizon = max((r.max_tokens - r.output_tokens for r in self.view.running), default=1)
+        forecast = OccupancyForecast(self.view.running, self.ledger.block_size, horizon)
+        return forecast.peak(self.options.risk)

@@ -1,0 +1,62 @@
+"""A request as the scheduler sees it: counts and a forecast, no text and no tensors."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from presize.core.lengths import LengthDistribution
+
+
+class RequestState(enum.Enum):
+    """WAITING -> RUNNING -> FINISHED; RUNNING -> PREEMPTED -> RUNNING when memory ran short."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    PREEMPTED = "preempted"
+    FINISHED = "finished"
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One sequence. All counts are in tokens; ``arrival_s`` is on the caller's clock, in seconds.
+
+    computed_tokens: how many tokens have their keys and values in the cache. A running request whose
+    ``uncomputed_tokens`` is 1 decodes; more than that, and it still prefills (its prompt, or, after a preemption,
+    its prompt and what it had generated).
+    """
+
+    request_id: str
+    prompt_tokens: int
+    max_tokens: int
+    forecast: LengthDistribution
+    arrival_s: float = 0.0
+    priority: int = 0
+    state: RequestState = RequestState.WAITING
+    output_tokens: int = 0
+    computed_tokens: int = 0
+    preemptions: int = 0
+    recomputed_tokens: int = 0
+    admission: int | None = None  # rank among all first admissions; kept over preemptions
+    overrun_at: int = 0  # output tokens from which the request counts as under-predicted
+    reservations_doubled: int = 0  # policy s3: times its reservation ran out
+
+    @property
+    def total_tokens(self) -> int:
+        """Prompt and answer so far."""
+        return self.prompt_tokens + self.output_tokens
+
+    @property
+    def uncomputed_tokens(self) -> int:
+        """Tokens that must go through the model before the next one can be drawn."""
+        return self.total_tokens - self.computed_tokens
+
+    @property
+    def longest(self) -> int:
+        """Prompt and the longest answer allowed."""
+        return self.prompt_tokens + self.max_tokens
+
+    @property
+    def overrun(self) -> bool:
+        """True once the answer is longer than its forecast thought possible."""
+        return self.output_tokens >= self.overrun_at

@@ -1,0 +1,162 @@
+"""One step's decision, from the parts: make room, decode, prefill on, admit.
+
+waiting --admit--> running --finish--> (gone)
+   ^                  |
+   +-----preempt------+      keys and values are dropped and computed again
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from presize.config import SchedulerOptions
+from presize.core import admission_history  # noqa: F401  (registers its policies)
+from presize.core.admission import POLICIES, StepView
+from presize.core.costs import CostEstimator
+from presize.core.ledger import Ledger
+from presize.core.ordering import WaitingQueue
+from presize.core.request import Request, RequestState
+from presize.core.supervisor import OVERRUN_QUANTILE, choose_victim, protected
+from presize.errors import CapacityError
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduledWork:
+    """``num_tokens`` of the request's uncomputed tokens go through the model in this step."""
+
+    request: Request
+    num_tokens: int
+
+
+@dataclass(slots=True)
+class Decision:
+    """What one step does. ``work`` lists decodes first."""
+
+    work: list[ScheduledWork] = field(default_factory=list)
+    preempted: list[Request] = field(default_factory=list)
+    num_decodes: int = 0
+    prefill_tokens: int = 0
+
+
+class Scheduler:
+    """Decides for engine, simulator and vLLM alike. It knows tokens, blocks and forecasts, and no clock."""
+
+    SCAN_LIMIT = 256  # candidates that a first-fit policy looks at in one step
+
+    def __init__(
+        self, options: SchedulerOptions, ledger: Ledger, *, max_num_seqs: int, max_num_batched_tokens: int
+    ) -> None:
+        if max_num_batched_tokens < max_num_seqs:
+            raise ValueError(
+                f"max_num_batched_tokens is {max_num_batched_tokens}; it must be at least max_num_seqs ({max_num_seqs})"
+            )
+        self.options = options
+        self.ledger = ledger
+        self.policy = POLICIES.get(options.policy)(options, ledger)
+        self.costs = CostEstimator()
+        self.running: list[Request] = []
+        self.waiting = WaitingQueue(options)
+        self._max_num_seqs = max_num_seqs
+        self._token_budget = max_num_batched_tokens
+        self._admissions = 0
+
+    def add(self, request: Request) -> None:
+        """Queue a request; CapacityError, with the numbers, if it could never fit."""
+        if request.longest > self.ledger.capacity_tokens:
+            raise CapacityError(
+                f"prompt of {request.prompt_tokens} tokens + max_tokens {request.max_tokens} = {request.longest} tokens "
+                f"can never fit: the KV cache holds {self.ledger.capacity_tokens}; lower max_tokens or raise kv_tokens"
+            )
+        self.waiting.push(request)
+
+    def schedule(self) -> Decision:
+        """Decide the next step. Blocks for the work are allocated when this returns."""
+        decision = Decision()
+        self._make_room(decision)
+        self._continue_running(decision)
+        if self.waiting and not decision.preempted:
+            self._admit(decision)
+        return decision
+
+    def finish(self, request: Request) -> None:
+        """A request ended, or was aborted in any state; its memory is free at once."""
+        if request.state is RequestState.RUNNING:
+            self.running.remove(request)
+        elif request in self.waiting:
+            self.waiting.remove(request)
+        self.ledger.release(request.request_id)
+        request.state = RequestState.FINISHED
+        self.policy.finished(request)
+
+    def has_unfinished_requests(self) -> bool:
+        """True while anything runs or waits."""
+        return bool(self.running or len(self.waiting))
+
+    def _make_room(self, decision: Decision) -> None:
+        """Every running request gets blocks for its next tokens, oldest admission first; victims yield if it must be."""
+        for request in [r for r in self.running if self.policy.ran_out(r)]:
+            if request is not protected(self.running):
+                self._preempt(request, decision)
+        for request in sorted(self.running, key=lambda r: r.admission or 0):
+            while request.state is RequestState.RUNNING:
+                if self.ledger.allocate(request.request_id, request.total_tokens):
+                    break
+                victim = choose_victim(self.running)
+                assert victim is not None, "one request alone fits, or it was refused"
+                self._preempt(victim, decision)
+
+    def _preempt(self, victim: Request, decision: Decision) -> None:
+        self.running.remove(victim)
+        self.ledger.release(victim.request_id)
+        victim.state = RequestState.PREEMPTED
+        victim.preemptions += 1
+        victim.recomputed_tokens += victim.computed_tokens
+        victim.computed_tokens = 0
+        self.policy.preempted(victim)
+        self.waiting.push(victim)
+        decision.preempted.append(victim)
+
+    def _continue_running(self, decision: Decision) -> None:
+        """Decodes first, then what is left of started prefills, within the token budget."""
+        decodes = [r for r in self.running if r.uncomputed_tokens == 1]
+        decision.work = [ScheduledWork(r, 1) for r in decodes]
+        decision.num_decodes = len(decodes)
+        for request in self.running:
+            if request.uncomputed_tokens > 1:
+                self._prefill(request, decision)
+
+    def _prefill(self, request: Request, decision: Decision) -> None:
+        room = self._token_budget - decision.num_decodes - decision.prefill_tokens
+        count = min(request.uncomputed_tokens, room)
+        if count > 0:
+            decision.work.append(ScheduledWork(request, count))
+            decision.prefill_tokens += count
+
+    def _admit(self, decision: Decision) -> None:
+        policy = self.policy
+        policy.begin(StepView(tuple(self.running), self.costs.costs))
+        candidates = self.waiting.first(self.SCAN_LIMIT if policy.first_fit else self._max_num_seqs)
+        for request in candidates:
+            if len(self.running) >= self._max_num_seqs:
+                break
+            if decision.num_decodes + decision.prefill_tokens >= self._token_budget:
+                break
+            if self._fits_now(request) and (policy.admits(request) or not self.running):
+                self._start(request, decision)
+            elif not policy.first_fit:
+                break
+
+    def _fits_now(self, request: Request) -> bool:
+        return self.ledger.blocks_for(request.total_tokens) <= self.ledger.free_blocks
+
+    def _start(self, request: Request, decision: Decision) -> None:
+        self.waiting.remove(request)
+        allocated = self.ledger.allocate(request.request_id, request.total_tokens)
+        assert allocated, "checked by _fits_now"
+        if request.admission is None:
+            request.admission = self._admissions
+            request.overrun_at = request.forecast.quantile(OVERRUN_QUANTILE) + 1
+            self._admissions += 1
+        request.state = RequestState.RUNNING
+        self.running.append(request)
+        self._prefill(request, decision)

@@ -1,0 +1,41 @@
+"""The interface of a predictor, and the registry."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from presize.config import SchedulerOptions
+from presize.core.lengths import IntArray, LengthDistribution
+from presize.registry import Registry
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What is known of a request before it starts."""
+
+    request_id: str
+    prompt_token_ids: Sequence[int]
+    max_tokens: int
+    temperature: float = 0.0
+
+
+class Predictor(ABC):
+    """Forecasts output lengths, and may learn from what the lengths turned out to be."""
+
+    def __init__(self, options: SchedulerOptions) -> None:
+        """Checks its own options; ConfigError if one it needs is missing."""
+
+    @abstractmethod
+    def predict(self, queries: Sequence[Query]) -> list[LengthDistribution]:
+        """One curve a query. A predictor that learns may return a live curve, which it goes on updating."""
+
+    def observe(self, query: Query, output_tokens: int, *, censored: bool) -> None:  # noqa: B027
+        """An answer ended after ``output_tokens``; censored: it was cut off, its own end was not seen."""
+
+    def refresh(self, running: IntArray) -> None:  # noqa: B027
+        """Called after answers ended: (R,) tokens that the running ones have so far, each known to be longer."""
+
+
+PREDICTORS: Registry[type[Predictor]] = Registry("predictor")
