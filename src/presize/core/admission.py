@@ -84,7 +84,7 @@ class WorstCase(AdmissionPolicy):
 
 @POLICIES.register("on-demand")
 class OnDemand(AdmissionPolicy):
-    """Book nothing: what is known must fit, the rest is hoped for. Source: vLLM's default (PagedAttention, SOSP 2023)."""
+    """Book nothing: what is known must fit. Source: vLLM's default (PagedAttention, SOSP 2023)."""
 
     _kept_free = 0
 
@@ -160,19 +160,15 @@ class Payback(AdmissionPolicy):
 
     def begin(self, view: StepView) -> None:
         super().begin(view)
-        self._forecast: OccupancyForecast | None = None
+        self._forecast = self._look_ahead()
         self._count = len(view.running)
 
-    def _occupancy(self, horizon: int) -> OccupancyForecast:
-        """Made when the first candidate asks, since most steps have none."""
-        if self._forecast is None or self._forecast.steps[-1] < min(horizon, self._longest):
-            running = self.view.running
-            self._longest = max([horizon, *(r.max_tokens - r.output_tokens for r in running)])
-            self._forecast = OccupancyForecast(running, self.ledger.block_size, self._longest)
-        return self._forecast
+    def _look_ahead(self) -> OccupancyForecast:
+        # no request that fits lasts longer than the pool is large
+        return OccupancyForecast(self.view.running, self.ledger.block_size, self.ledger.capacity_tokens)
 
     def admits(self, request: Request) -> bool:
-        forecast = self._occupancy(request.max_tokens - request.output_tokens)
+        forecast = self._forecast
         share = forecast.share(request)
         tau = forecast.first_overflow(self.ledger.capacity_tokens, self.options.risk, share)
         costs = self.view.costs
@@ -184,6 +180,4 @@ class Payback(AdmissionPolicy):
         return True
 
     def booked_tokens(self) -> int:
-        horizon = max((r.max_tokens - r.output_tokens for r in self.view.running), default=1)
-        forecast = OccupancyForecast(self.view.running, self.ledger.block_size, horizon)
-        return forecast.peak(self.options.risk)
+        return self._look_ahead().peak(self.options.risk)

@@ -22,10 +22,14 @@ from presize.errors import CapacityError
 
 @dataclass(frozen=True, slots=True)
 class ScheduledWork:
-    """``num_tokens`` of the request's uncomputed tokens go through the model in this step."""
+    """``num_tokens`` of the request's uncomputed tokens go through the model in this step.
+
+    draws: they are the last ones, so that the step ends with a new token for the request.
+    """
 
     request: Request
     num_tokens: int
+    draws: bool
 
 
 @dataclass(slots=True)
@@ -60,13 +64,18 @@ class Scheduler:
         self._token_budget = max_num_batched_tokens
         self._admissions = 0
 
-    def add(self, request: Request) -> None:
-        """Queue a request; CapacityError, with the numbers, if it could never fit."""
+    def check_fits(self, request: Request) -> None:
+        """CapacityError, with the numbers, if the request could never fit."""
         if request.longest > self.ledger.capacity_tokens:
             raise CapacityError(
-                f"prompt of {request.prompt_tokens} tokens + max_tokens {request.max_tokens} = {request.longest} tokens "
-                f"can never fit: the KV cache holds {self.ledger.capacity_tokens}; lower max_tokens or raise kv_tokens"
+                f"prompt of {request.prompt_tokens} tokens + max_tokens {request.max_tokens} = {request.longest} "
+                f"can never fit: the KV cache holds {self.ledger.capacity_tokens} tokens; "
+                "lower max_tokens or raise kv_tokens"
             )
+
+    def add(self, request: Request) -> None:
+        """Queue a request; CapacityError if it could never fit."""
+        self.check_fits(request)
         self.waiting.push(request)
 
     def schedule(self) -> Decision:
@@ -78,6 +87,13 @@ class Scheduler:
             self._admit(decision)
         return decision
 
+    def complete(self, decision: Decision, seconds: float) -> None:
+        """The step ran and took ``seconds``: count what was computed and drawn, and learn what steps cost."""
+        for work in decision.work:
+            work.request.computed_tokens += work.num_tokens
+            work.request.output_tokens += work.draws
+        self.costs.observe(decision.num_decodes, decision.prefill_tokens, seconds)
+
     def finish(self, request: Request) -> None:
         """A request ended, or was aborted in any state; its memory is free at once."""
         if request.state is RequestState.RUNNING:
@@ -88,12 +104,17 @@ class Scheduler:
         request.state = RequestState.FINISHED
         self.policy.finished(request)
 
+    def booked_tokens(self) -> int:
+        """Tokens that the policy has promised to what runs, at most the pool."""
+        self.policy.begin(StepView(tuple(self.running), self.costs.costs))
+        return min(self.policy.booked_tokens(), self.ledger.capacity_tokens)
+
     def has_unfinished_requests(self) -> bool:
         """True while anything runs or waits."""
         return bool(self.running or len(self.waiting))
 
     def _make_room(self, decision: Decision) -> None:
-        """Every running request gets blocks for its next tokens, oldest admission first; victims yield if it must be."""
+        """Every running request gets blocks for its next tokens, oldest admission first; victims yield if need be."""
         for request in [r for r in self.running if self.policy.ran_out(r)]:
             if request is not protected(self.running):
                 self._preempt(request, decision)
@@ -119,7 +140,7 @@ class Scheduler:
     def _continue_running(self, decision: Decision) -> None:
         """Decodes first, then what is left of started prefills, within the token budget."""
         decodes = [r for r in self.running if r.uncomputed_tokens == 1]
-        decision.work = [ScheduledWork(r, 1) for r in decodes]
+        decision.work = [ScheduledWork(r, 1, True) for r in decodes]
         decision.num_decodes = len(decodes)
         for request in self.running:
             if request.uncomputed_tokens > 1:
@@ -129,7 +150,7 @@ class Scheduler:
         room = self._token_budget - decision.num_decodes - decision.prefill_tokens
         count = min(request.uncomputed_tokens, room)
         if count > 0:
-            decision.work.append(ScheduledWork(request, count))
+            decision.work.append(ScheduledWork(request, count, count == request.uncomputed_tokens))
             decision.prefill_tokens += count
 
     def _admit(self, decision: Decision) -> None:

@@ -1,0 +1,1 @@
+"""The command line: `presize VERB`. Nothing here decides anything about scheduling."""

@@ -1,0 +1,1 @@
+"""The engine: models, kernels, sampling and the loop that runs them."""

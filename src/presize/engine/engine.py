@@ -1,0 +1,175 @@
+"""The engine: requests in, finished answers out, one `step` at a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from presize.config import BLOCK_SIZE, EngineOptions
+from presize.core.ledger import Ledger
+from presize.core.request import Request
+from presize.core.scheduler import Decision, Scheduler
+from presize.engine.hub import resolve
+from presize.engine.intake import Group, Intake
+from presize.engine.outputs import RequestOutput
+from presize.engine.plan import SequenceWork
+from presize.engine.runner import Runner
+from presize.engine.sampler import Sampled
+from presize.engine.sampling_params import SamplingParams
+from presize.engine.sequence import Sequence
+from presize.engine.stats import EngineStats
+from presize.engine.tokenizer import Tokenizer
+from presize.engine.weights import Progress
+from presize.predict import PREDICTORS
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The engine at this moment; memory in tokens."""
+
+    running: int
+    waiting: int
+    kv_used_tokens: int
+    kv_booked_tokens: int
+    kv_capacity_tokens: int
+    output_tokens: int
+
+
+class Engine:
+    """Continuous batching over one device. Not thread-safe: one thread adds, steps and aborts."""
+
+    def __init__(
+        self, options: EngineOptions, runner: Runner, tokenizer: Tokenizer, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.runner, self.tokenizer = runner, tokenizer
+        self._clock = clock
+        self._set_up(options)
+
+    @classmethod
+    def load(cls, options: EngineOptions, report: Progress | None = None) -> Engine:
+        """Fetch the model if it must be, and load it. ModelError or ConfigError says what is wrong, in a sentence."""
+        directory = resolve(options.model, report=report)
+        return cls(options, Runner(options, directory, report), Tokenizer(directory))
+
+    def restart(self, **changes: Any) -> None:
+        """New scheduler, predictor and statistics with changed options; same weights and pool. Only when idle."""
+        assert not self.has_unfinished_requests(), "restart needs an idle engine"
+        self._set_up(replace(self.options, **changes))
+
+    def _set_up(self, options: EngineOptions) -> None:
+        self.options = options
+        self.predictor = PREDICTORS.get(options.predictor)(options)
+        ledger = Ledger(self.runner.num_blocks, BLOCK_SIZE)
+        self.scheduler = Scheduler(
+            options, ledger, max_num_seqs=options.max_num_seqs, max_num_batched_tokens=options.max_num_batched_tokens
+        )
+        self.stats = EngineStats(ledger.capacity_tokens)
+        self._intake = Intake(self.tokenizer, self.runner.config, self.runner.max_model_len)
+        self._sequences: dict[Request, Sequence] = {}
+        self._groups: dict[str, Group] = {}
+
+    def add_request(self, request_id: str, prompt: str | SequenceOf[int], params: SamplingParams) -> None:
+        """Queue a prompt (text, or token ids); InvalidRequestError if it can not be served, and nothing changed."""
+        text, ids = self._intake.prompt(prompt)
+        self._add(request_id, text, ids, params)
+
+    def add_chat(self, request_id: str, messages: SequenceOf[dict[str, str]], params: SamplingParams) -> None:
+        """Queue a conversation, put into the model's chat template."""
+        self._add(request_id, None, self.tokenizer.encode_chat(messages), params)
+
+    def _add(self, request_id: str, text: str | None, ids: list[int], params: SamplingParams) -> None:
+        group = self._intake.group(request_id, text, ids, params, self._clock(), self._groups)
+        forecasts = self.predictor.predict([s.query for s in group.sequences])
+        for sequence, forecast in zip(group.sequences, forecasts, strict=True):
+            sequence.request.forecast = forecast
+            sequence.predicted_tokens = forecast.quantile(0.5)
+            self.scheduler.check_fits(sequence.request)
+        for sequence in group.sequences:
+            self.scheduler.add(sequence.request)
+            self._sequences[sequence.request] = sequence
+        self._groups[request_id] = group
+
+    def step(self) -> list[RequestOutput]:
+        """Schedule, run, postprocess, collect. Returns the requests that finished."""
+        started = self._clock()
+        decision = self.scheduler.schedule()
+        sampled = self._run(decision)
+        ended = self._postprocess(decision, sampled, started)
+        return self._collect(ended)
+
+    def _run(self, decision: Decision) -> Sampled:
+        ledger = self.scheduler.ledger
+        work = [
+            SequenceWork(self._sequences[w.request], w.num_tokens, w.draws, ledger.held(w.request.request_id))
+            for w in decision.work
+        ]
+        return self.runner.run(work) if work else Sampled([], [])
+
+    def _postprocess(self, decision: Decision, sampled: Sampled, started: float) -> list[Sequence]:
+        """Hand out the drawn tokens; the sequences that they end."""
+        now = self._clock()
+        ledger = self.scheduler.ledger
+        self.stats.step(decision, ledger.held_blocks * BLOCK_SIZE, started, now)
+        self.scheduler.complete(decision, now - started)
+        drawing = [self._sequences[w.request] for w in decision.work if w.draws]
+        for sequence, token, logprobs in zip(drawing, sampled.token_ids, sampled.logprobs, strict=True):
+            sequence.append(token, now, logprobs)
+        return [s for s in drawing if s.finish_reason is not None]
+
+    def _collect(self, ended: list[Sequence]) -> list[RequestOutput]:
+        """Free the memory of what ended, learn its lengths, and return the requests that are complete."""
+        outputs = []
+        for sequence in ended:
+            self._retire(sequence)
+            group = self._groups[sequence.query.request_id]
+            if group.finished:
+                outputs.append(self._close(group))
+        if ended:
+            self.predictor.refresh(np.array([r.output_tokens for r in self.scheduler.running], dtype=np.int64))
+        if not self.has_unfinished_requests():
+            self.scheduler.ledger.check_integrity()
+        return outputs
+
+    def _retire(self, sequence: Sequence) -> None:
+        self.scheduler.finish(sequence.request)
+        del self._sequences[sequence.request]
+        natural = sequence.finish_reason == "stop"
+        self.predictor.observe(sequence.query, sequence.request.output_tokens, censored=not natural)
+
+    def _close(self, group: Group) -> RequestOutput:
+        del self._groups[group.request_id]
+        output = group.output(self.tokenizer.decode)
+        self.stats.finished(output, sum(s.request.recomputed_tokens for s in group.sequences))
+        return output
+
+    def abort(self, request_id: str) -> RequestOutput | None:
+        """Stop a request wherever it is; its memory is free at once. None if there is no such request."""
+        group = self._groups.get(request_id)
+        if group is None:
+            return None
+        for sequence in group.sequences:
+            if sequence.finish_reason is None:
+                sequence.finish_reason = "abort"
+                self._retire(sequence)
+        return self._close(group)
+
+    def has_unfinished_requests(self) -> bool:
+        """True while any request runs or waits."""
+        return self.scheduler.has_unfinished_requests()
+
+    def snapshot(self) -> Snapshot:
+        """Counts for a progress display or a metric."""
+        scheduler, ledger = self.scheduler, self.scheduler.ledger
+        return Snapshot(
+            running=len(scheduler.running),
+            waiting=len(scheduler.waiting),
+            kv_used_tokens=ledger.held_blocks * BLOCK_SIZE,
+            kv_booked_tokens=scheduler.booked_tokens(),
+            kv_capacity_tokens=ledger.capacity_tokens,
+            output_tokens=self.stats.output_tokens,
+        )

@@ -1,0 +1,84 @@
+"""Text to tokens and back: the tokenizer of the model's directory, through transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from presize.errors import InvalidRequestError, ModelError
+
+MAX_PROMPT_CHARACTERS = 2**24
+
+
+class Tokenizer:
+    """Wraps a fast tokenizer; its chat template is rendered in transformers' sandbox, never as code."""
+
+    def __init__(self, directory: Path) -> None:
+        from transformers import AutoTokenizer
+
+        try:
+            self._inner: Any = AutoTokenizer.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
+        except (OSError, ValueError, KeyError) as error:
+            raise ModelError(f"can not load the tokenizer in {directory}: {error}") from error
+        if not self._inner.is_fast:
+            raise ModelError(f"{directory} has no tokenizer.json; only fast tokenizers are supported")
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a prompt, with the special tokens that the model puts in front."""
+        if len(text) > MAX_PROMPT_CHARACTERS:
+            raise InvalidRequestError(f"prompt has {len(text)} characters; at most {MAX_PROMPT_CHARACTERS} are allowed")
+        try:
+            return list(self._inner(text)["input_ids"])
+        except UnicodeEncodeError as error:
+            raise InvalidRequestError("prompt holds half of a surrogate pair; it is not valid text") from error
+
+    def encode_chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
+        """Token ids of a conversation, by the model's chat template, ready for the assistant's answer."""
+        from jinja2 import TemplateError
+
+        if self._inner.chat_template is None:
+            raise InvalidRequestError("the model has no chat template; send `prompt` instead of `messages`")
+        try:
+            text = self._inner.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        except (TemplateError, TypeError, KeyError, ValueError) as error:
+            raise InvalidRequestError(f"the chat template refuses these messages: {error}") from error
+        if len(text) > MAX_PROMPT_CHARACTERS:
+            raise InvalidRequestError(f"messages have {len(text)} characters; at most {MAX_PROMPT_CHARACTERS}")
+        return list(self._inner(text, add_special_tokens=False)["input_ids"])
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of tokens, special ones left out."""
+        return str(self._inner.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def stream(self, stops: Sequence[str]) -> TextStream:
+        """A stream that looks for stop strings."""
+        return TextStream(self._inner.backend_tokenizer, stops)
+
+
+class TextStream:
+    """Text of an answer as it grows, watched for stop strings; one may begin and end anywhere inside tokens."""
+
+    def __init__(self, backend: Any, stops: Sequence[str]) -> None:
+        from tokenizers.decoders import DecodeStream
+
+        self._backend = backend
+        self._decoder = DecodeStream(skip_special_tokens=True)
+        self._stops = stops
+        self._longest = max(map(len, stops))
+        self.text = ""
+        self.matched: str | None = None
+
+    def push(self, token_id: int, may_stop: bool) -> bool:
+        """Add a token; True if a stop string is complete now: ``text`` then ends before the earliest of them."""
+        piece = self._decoder.step(self._backend, token_id)
+        if not piece:
+            return False
+        start = max(len(self.text) - self._longest + 1, 0)
+        self.text += piece
+        found = [(at, stop) for stop in self._stops if (at := self.text.find(stop, start)) >= 0] if may_stop else []
+        if not found:
+            return False
+        at, self.matched = min(found)
+        self.text = self.text[:at]
+        return True
