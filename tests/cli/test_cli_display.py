@@ -58,8 +58,8 @@ def test_without_a_terminal_a_line_every_ten_seconds() -> None:
     out = io.StringIO()
     engine = watch(Console(file=out), steps=25, seconds_a_step=1.0)
     assert out.getvalue().splitlines() == [
-        "presize: 11/40 rows; 1 failed; KV 50% used, 75% booked; 3 running, 5 waiting; ETA 0s",
-        "presize: 21/40 rows; 1 failed; 100 tokens/s; KV 50% used, 75% booked; 3 running, 5 waiting; ETA 10s",
+        "presize: 11/40 rows; 1 failed; 111 tokens/s; KV 50% used, 75% booked; 3 running, 5 waiting; ETA 26s",
+        "presize: 21/40 rows; 1 failed; 100 tokens/s; KV 50% used, 75% booked; 3 running, 5 waiting; ETA 18s",
     ]
     assert engine.asked == 2
 

@@ -118,6 +118,7 @@ def _compare(args: argparse.Namespace, options: EngineOptions, plans: list[Plan]
 
     console = Console(stderr=True)
     runs: dict[str, list[dict[str, Any]]] = {plan.name: [] for plan in plans}
+    seen: set[RowError] = set()
     with Progress(console) as progress:
         engine = load_engine(replace(options, policy=plans[0].policy, order=plans[0].order), progress.report)
         _warm_up(engine, work, args.warmup)
@@ -129,8 +130,9 @@ def _compare(args: argparse.Namespace, options: EngineOptions, plans: list[Plan]
                 engine.restart(policy=plan.policy, order=plan.order, predictor=options.predictor)
                 figures = _run_one(engine, work, errors, progress)
                 runs[plan.name].append(figures)
-                if round_number == 0:
-                    report_errors(console, errors[:3], figures["failed"])
+                fresh = [error for error in errors if error not in seen]  # most fail under every policy alike
+                seen.update(fresh)
+                report_errors(console, fresh[:3], len(fresh))
     results = {name: median_run(of_plan) for name, of_plan in runs.items()}
     print_table(console, results)
     if args.save_result:

@@ -37,7 +37,8 @@ class Progress:
         """A new piece of work, such as the next policy; its label comes before its figures."""
         self._label = label
         self._samples: deque[tuple[float, int]] = deque()  # (seconds, output tokens so far)
-        self._first_step_s: float | None = None
+        self._total = -1
+        self._started_s = 0.0  # when the last row was read, which is when steps begin
 
     def __enter__(self) -> Progress:
         if self._interactive:
@@ -66,6 +67,9 @@ class Progress:
     def update(self, counts: Counts, engine: Serving) -> None:
         """Work, after each row that is read and each step; asks the engine for figures only when it draws."""
         now = self._clock()
+        if counts.total != self._total:
+            self._total, self._started_s = counts.total, now
+            self._samples = deque([(now, 0)])
         if self._due():
             snapshot = engine.snapshot()
             self._show(self._describe(counts, snapshot, now), counts.done, counts.total)
@@ -87,10 +91,8 @@ class Progress:
             used, booked = snapshot.kv_used_tokens / capacity, snapshot.kv_booked_tokens / capacity
             parts.append(f"KV {used:.0%} used, {booked:.0%} booked")
         parts.append(f"{snapshot.running:,} running, {snapshot.waiting:,} waiting")
-        if snapshot.output_tokens and self._first_step_s is None:
-            self._first_step_s = now
-        if counts.answered and self._first_step_s is not None:
-            left = (counts.total - counts.done) / counts.answered * (now - self._first_step_s)
+        if counts.answered:
+            left = (counts.total - counts.done) / counts.answered * (now - self._started_s)
             parts.append(f"ETA {duration(left)}")
         text = "; ".join(parts)
         return f"{self._label}: {text}" if self._label else text

@@ -12,7 +12,7 @@ _EPILOG = """\
 example:
   presize pull                        the default model
   presize pull owner/name             a model of the Hugging Face hub; asks for its newest revision
-  presize run --model "$(presize pull ./model.gguf)" ...
+  presize generate --model "$(presize pull ./model.gguf)" ...
 
 The directory is the only line on stdout; progress goes to stderr. Models are kept in $PRESIZE_CACHE, or `presize` in
 $XDG_CACHE_HOME or ~/.cache (those of the hub in its own cache, $HF_HOME).

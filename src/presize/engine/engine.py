@@ -123,12 +123,10 @@ class Engine:
 
     def _collect(self, ended: list[Sequence]) -> list[RequestOutput]:
         """Free the memory of what ended, learn its lengths, and return the requests that are complete."""
-        outputs = []
         for sequence in ended:
             self._retire(sequence)
-            group = self._groups[sequence.query.request_id]
-            if group.finished:
-                outputs.append(self._close(group))
+        touched = dict.fromkeys(s.query.request_id for s in ended)
+        outputs = [self._close(group) for key in touched if (group := self._groups[key]).finished]
         if ended:
             self.predictor.refresh(np.array([r.output_tokens for r in self.scheduler.running], dtype=np.int64))
         if not self.has_unfinished_requests():

@@ -113,7 +113,7 @@ class Intake:
     def _sequence(
         self, request_id: str, ids: list[int], params: SamplingParams, max_tokens: int, index: int, seed: int, now: float
     ) -> Sequence:
-        key = request_id if params.n == 1 else f"{request_id}#{index}"
+        key = f"{index}:{request_id}"
         stop_ids = frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else frozenset(self._eos_ids))
         return Sequence(
             request=Request(key, len(ids), max_tokens, LengthDistribution.exactly(max_tokens), now),
