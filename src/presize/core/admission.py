@@ -160,24 +160,27 @@ class Payback(AdmissionPolicy):
 
     def begin(self, view: StepView) -> None:
         super().begin(view)
-        self._forecast = self._look_ahead()
-        self._count = len(view.running)
+        self._live = list(view.running)
+        self._forecast: OccupancyForecast | None = None
 
-    def _look_ahead(self) -> OccupancyForecast:
-        # no request that fits lasts longer than the pool is large
-        return OccupancyForecast(self.view.running, self.ledger.block_size, self.ledger.capacity_tokens)
+    def _look_ahead(self, longest: int) -> OccupancyForecast:
+        """The forecast of what runs, as far ahead as it, or a request of ``longest`` more tokens, can last."""
+        longest = max([longest, *(r.max_tokens - r.output_tokens for r in self._live)])
+        return OccupancyForecast(self._live, self.ledger.block_size, longest)
 
     def admits(self, request: Request) -> bool:
-        forecast = self._forecast
-        share = forecast.share(request)
-        tau = forecast.first_overflow(self.ledger.capacity_tokens, self.options.risk, share)
+        longest = request.max_tokens - request.output_tokens
+        if self._forecast is None or self._forecast.steps[-1] < longest:
+            self._forecast = self._look_ahead(longest)
+        share = self._forecast.share(request)
+        tau = self._forecast.first_overflow(self.ledger.capacity_tokens, self.options.risk, share)
         costs = self.view.costs
-        repaid_after = costs.prefill_s * request.total_tokens * max(self._count, 1) / costs.fixed_s
-        if tau < self.options.payback * repaid_after or tau < 1:
+        repaid_after = costs.prefill_s * request.total_tokens * max(len(self._live), 1) / costs.fixed_s
+        if tau < max(self.options.payback * repaid_after, 1):
             return False
-        forecast.add(share)
-        self._count += 1
+        self._forecast.add(share)
+        self._live.append(request)
         return True
 
     def booked_tokens(self) -> int:
-        return self._look_ahead().peak(self.options.risk)
+        return self._look_ahead(1).peak(self.options.risk)

@@ -147,22 +147,31 @@ def conditional_survival(
     as it has lasted: s(tau) = g / (g + tau), Lindy's law, so a wrong forecast is never trusted twice.
     """
     ahead = generated[:, None] + steps[None, :]
-    rows = np.arange(len(generated))
-    now = _row_interpolate(survivals, rows[:, None], generated[:, None])[:, 0]
-    now = np.where(generated >= forecast_limits, 0.0, now)
-    then = _row_interpolate(survivals, rows[:, None], ahead)
-    then[ahead >= forecast_limits[:, None]] = 0.0
-    result: FloatArray = then / np.maximum(now, _TINY)[:, None]
+    now = _row_interpolate(survivals, generated[:, None])[:, 0]
+    now[generated >= forecast_limits] = 0.0
+    result = _row_interpolate(survivals, ahead)
+    result *= (1.0 / np.maximum(now, _TINY))[:, None]
+    limits = np.minimum(forecast_limits, hard_limits)
     outlived = now <= _TINY
     if outlived.any():
         g = np.maximum(generated[outlived], 1)[:, None]
         result[outlived] = g / (g + steps[None, :])
-    result[ahead >= hard_limits[:, None]] = 0.0
+        limits = np.where(outlived, hard_limits, limits)
+    result[ahead >= limits[:, None]] = 0.0
     return np.minimum(result, 1.0, out=result)
 
 
-def _row_interpolate(survivals: FloatArray, rows: NDArray[Any], counts: IntArray) -> FloatArray:
-    cell = cell_of(counts)
-    fraction = np.minimum((counts - _GRID_F[cell]) * _INVERSE_WIDTH[cell], 1.0)
-    left = survivals[rows, cell]
-    return np.asarray(left + (survivals[rows, cell + 1] - left) * fraction)
+def _row_interpolate(survivals: FloatArray, counts: IntArray) -> FloatArray:
+    """survivals (R, G) at counts (R, K), row by row. `take` on flat arrays: half the time of fancy indexing."""
+    counts = np.minimum(counts, MAX_LENGTH)
+    cell = _CELL.take(counts)
+    fraction = counts - _GRID_F.take(cell)
+    fraction *= _INVERSE_WIDTH.take(cell)
+    place = cell + (np.arange(len(survivals)) * GRID.size)[:, None]
+    left = survivals.take(place)
+    place += 1
+    right = survivals.take(place)
+    right -= left
+    right *= fraction
+    left += right
+    return left

@@ -33,8 +33,8 @@ class OccupancyForecast:
 
     def __init__(self, running: Sequence[Request], block_size: int, horizon: int) -> None:
         """``horizon``: how many steps ahead matter, at most (no request lasts longer)."""
-        points = int(np.searchsorted(GRID, max(horizon, 1), side="right"))
-        self.steps: IntArray = GRID[: max(points, 2)]
+        points = int(np.searchsorted(GRID, max(horizon, 1))) + 1  # the first grid point at or past the horizon counts
+        self.steps: IntArray = GRID[:points]
         self._half_block = (block_size - 1) / 2
         self.mean: FloatArray = np.zeros(self.steps.size)
         self.variance: FloatArray = np.zeros(self.steps.size)
@@ -50,9 +50,11 @@ class OccupancyForecast:
             np.array([r.output_tokens for r in requests]),
             self.steps,
         )
-        held = np.array([r.total_tokens for r in requests])[:, None] + self._half_block + self.steps
+        held = np.array([r.total_tokens for r in requests])[:, None] + (self.steps + self._half_block)
         mean = held * survival
-        return mean, mean * held * (1.0 - survival)
+        held -= mean
+        held *= mean  # (c + tau)^2 s (1 - s)
+        return mean, held
 
     def share(self, request: Request) -> Share:
         """What ``request`` would add."""

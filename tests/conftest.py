@@ -1,0 +1,14 @@
+"""One hypothesis profile for the whole suite; `HYPOTHESIS_PROFILE=thorough` searches for longer."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+# no deadline: the machine is shared, and a slow example is not a wrong one
+_COMMON = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
+settings.register_profile("presize", _COMMON, max_examples=30)
+settings.register_profile("ci", _COMMON, max_examples=30, derandomize=True)
+settings.register_profile("thorough", _COMMON, max_examples=1000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "presize"))

@@ -1,0 +1,201 @@
+"""Both attentions against float64, on ragged batches over scattered blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from presize.config import BLOCK_SIZE as B
+from presize.core.lengths import LengthDistribution
+from presize.core.request import Request
+from presize.engine.attention import CpuAttention, TorchAttention
+from presize.engine.kv_cache import KVCache
+from presize.engine.model_config import ModelConfig
+from presize.engine.plan import SequenceWork, make_plan
+from presize.engine.sampling_params import SamplingParams
+from presize.engine.sequence import Sequence
+from presize.predict import Query
+
+LONGEST = 320
+LAYER = 1
+EPSILON = 2.0**-23
+
+
+@dataclass(frozen=True)
+class Case:
+    """sequences: (tokens in the cache, tokens of this step, blocks beyond what they need)."""
+
+    sequences: list[tuple[int, int, int]]
+    kv_heads: int
+    group: int
+    size: int
+    dtype: torch.dtype
+    threads: int
+    loudness: float
+    seed: int
+    garbage: float = 1e30
+
+
+near_borders = st.builds(lambda b, d: max(b * B + d, 0), st.integers(0, 4), st.integers(-2, 2))
+lengths = st.one_of(near_borders, st.integers(0, 140))
+steps = st.one_of(st.just(1), near_borders.filter(bool), st.integers(1, 70))
+cases = st.builds(
+    Case,
+    sequences=st.lists(st.tuples(lengths, steps, st.integers(0, 2)), min_size=1, max_size=5),
+    kv_heads=st.integers(1, 3),
+    group=st.integers(1, 8),
+    size=st.sampled_from([16, 32, 64, 128]),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    threads=st.integers(1, 2),
+    loudness=st.sampled_from([1.0, 1.0, 20.0, 1e4]),
+    seed=st.integers(0, 2**32 - 1),
+)
+
+
+class Bench:
+    """One layer's attention over a cache that was filled by hand, and what float64 makes of it."""
+
+    def __init__(self, case: Case) -> None:
+        self.case, self.random = case, np.random.default_rng(case.seed)
+        heads = case.kv_heads * case.group
+        frequencies = 1 / 1000.0 ** (torch.arange(0, case.size, 2) / case.size)
+        self.config = ModelConfig(
+            architecture="llama", vocab_size=9, hidden_size=9, intermediate_size=9, num_layers=2, num_heads=heads,
+            num_kv_heads=case.kv_heads, head_size=case.size, norm_eps=1e-5, max_positions=LONGEST, qkv_bias=False,
+            output_bias=False, mlp_bias=False, qk_norm=False, tied_embeddings=True, eos_token_ids=(),
+            inverse_frequencies=frequencies, rotary_scale=1.5,
+        )  # fmt: skip
+        counts = [-(-(old + new) // B) + spare for old, new, spare in case.sequences]
+        self.cache = KVCache(self.config, sum(counts) + 2, case.dtype, torch.device("cpu"))
+        self.cache.keys.fill_(case.garbage)
+        self.cache.values.fill_(case.garbage)
+        order = self.random.permutation(sum(counts) + 2)
+        self.tables = [order[sum(counts[:i]) : sum(counts[: i + 1])].tolist() for i in range(len(counts))]
+        for (old, _, _), table in zip(case.sequences, self.tables, strict=True):
+            blocks, places = self._places(table, range(old))
+            self.cache.keys[LAYER, blocks, :, :, places] = self._normal(old, case.kv_heads).to(case.dtype)
+            self.cache.values[LAYER, blocks, :, places] = self._normal(old, case.kv_heads).to(case.dtype)
+        self.qkv = self._normal(sum(new for _, new, _ in case.sequences), heads + 2 * case.kv_heads)
+
+    def _normal(self, *shape: int) -> torch.Tensor:
+        numbers = self.random.normal(size=(*shape, self.case.size)) * self.case.loudness
+        return torch.from_numpy(numbers.astype(np.float32))
+
+    def _places(self, table: list[int], positions: range) -> tuple[torch.Tensor, torch.Tensor]:
+        """Block and place in it of each position."""
+        where = torch.arange(positions.start, positions.stop)
+        return torch.tensor(table, dtype=torch.int64)[where // B], where % B
+
+    def sequences(self) -> Iterator[tuple[list[int], range, slice]]:
+        """Block table, positions and rows of each sequence."""
+        start = 0
+        for (old, new, _), table in zip(self.case.sequences, self.tables, strict=True):
+            yield table, range(old, old + new), slice(start, start + new)
+            start += new
+
+    def plan(self) -> Any:
+        work = []
+        for (old, new, _), table in zip(self.case.sequences, self.tables, strict=True):
+            ids = [0] * (old + new)
+            request = Request("r", len(ids), 1, LengthDistribution.exactly(1), computed_tokens=old)
+            sequence = Sequence(request, Query("r", ids, 1), SamplingParams(), 0, 0, ids, frozenset(), None)
+            work.append(SequenceWork(sequence, new, True, table))
+        return make_plan(work)
+
+    def run(self, kind: type) -> np.ndarray:
+        """(N, H, D) by the code under test; the cache is changed."""
+        threads = () if kind is TorchAttention else (self.case.threads,)
+        attention = kind(self.config, self.cache, LONGEST, *threads)
+        attention.begin(self.plan())
+        return attention(LAYER, self.qkv.clone().flatten(1)).reshape(len(self.qkv), -1, self.case.size).numpy()
+
+    def rotated(self, positions: range, rows: slice) -> np.ndarray:
+        """(N, H + J, D) queries and keys of a sequence, in float64."""
+        angles = np.outer(positions, self.config.inverse_frequencies.double().numpy())[:, None]
+        cos, sin = (1.5 * np.tile(f(angles), 2) for f in (np.cos, np.sin))
+        x = self.qkv[rows, : -self.case.kv_heads].double().numpy()
+        half = self.case.size // 2
+        return x * cos + np.concatenate([-x[..., half:], x[..., :half]], axis=-1) * sin
+
+    def check_stored(self, before: tuple[torch.Tensor, torch.Tensor]) -> None:
+        """Every new key and value is in its place, and nothing else has changed."""
+        case = self.case
+        keys, values = before
+        for table, positions, rows in self.sequences():
+            blocks, places = self._places(table, positions)
+            stored = self.cache.keys[LAYER, blocks, :, :, places]
+            exact = self.rotated(positions, rows)[:, -case.kv_heads :]
+            rounding = 2.0**-8 if case.dtype == torch.bfloat16 else 0.0
+            # the angle itself is only known to float32: position * frequency, off by up to epsilon of it
+            slack = (positions.stop + 4) * EPSILON * np.abs(exact).max() * 2
+            np.testing.assert_allclose(stored.double().numpy(), exact, rtol=rounding, atol=slack)
+            keys[LAYER, blocks, :, :, places] = stored
+            values[LAYER, blocks, :, places] = self.qkv[rows, -case.kv_heads :].to(case.dtype)
+        assert torch.equal(self.cache.keys.view(torch.uint8), keys.view(torch.uint8))
+        assert torch.equal(self.cache.values.view(torch.uint8), values.view(torch.uint8))
+
+    def check_output(self, found: np.ndarray) -> None:
+        """Softmax in float64 over what the cache holds; tolerance from the rounding of float32 dot products."""
+        case = self.case
+        assert np.isfinite(found).all()
+        for table, positions, rows in self.sequences():
+            blocks, places = self._places(table, range(positions.stop))
+            keys, values = (
+                np.repeat(s.double().numpy(), case.group, axis=1)
+                for s in (self.cache.keys[LAYER, blocks, :, :, places], self.cache.values[LAYER, blocks, :, places])
+            )
+            queries = self.rotated(positions, rows)[:, : -case.kv_heads] * case.size**-0.5
+            hidden = np.arange(positions.stop) > np.array(positions)[:, None, None]
+            scores = np.where(hidden, -np.inf, np.einsum("nhd,thd->nht", queries, keys))
+            weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+            weights /= weights.sum(axis=-1, keepdims=True)
+            expected = np.einsum("nht,thd->nhd", weights, values)
+            size = np.einsum("nhd,thd->nht", np.abs(queries), np.abs(keys)).max()
+            wrong = np.expm1(min((case.size + positions.stop) * EPSILON * size, 10.0))
+            np.testing.assert_allclose(found[rows], expected, rtol=0, atol=(3 * wrong + 1e-5) * np.abs(values).max())
+
+
+def check(case: Case, kind: type) -> None:
+    bench = Bench(case)
+    before = bench.cache.keys.clone(), bench.cache.values.clone()
+    found = bench.run(kind)
+    bench.check_stored(before)
+    bench.check_output(found)
+
+
+@pytest.mark.parametrize("kind", [CpuAttention, TorchAttention])
+@given(case=cases)
+def test_attention_is_softmax_over_the_block_table_and_stores_nothing_elsewhere(kind, case):
+    check(case, kind)
+
+
+MIXED = Case([(31, 1, 0), (0, 33, 1), (64, 1, 0), (40, 9, 2), (0, 1, 0)], 2, 3, 64, torch.float32, 2, 1.0, 7)
+
+
+@pytest.mark.parametrize("garbage", [float("nan"), float("inf"), -1e30])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", [CpuAttention, TorchAttention])
+def test_what_lies_in_unused_places_of_blocks_does_not_leak(kind, dtype, garbage):
+    check(replace(MIXED, garbage=garbage, dtype=dtype), kind)
+
+
+@pytest.mark.parametrize("garbage", [float("nan"), 0.0])
+def test_nothing_leaks_where_every_block_is_full(garbage):
+    case = replace(MIXED, sequences=[(63, 1, 0), (0, 32, 0), (32, 32, 1)], garbage=garbage)
+    for kind in (CpuAttention, TorchAttention):
+        check(case, kind)
+
+
+@given(case=cases)
+def test_both_attentions_agree(case):
+    case = replace(case, loudness=1.0)
+    cpu, other = Bench(case).run(CpuAttention), Bench(case).run(TorchAttention)
+    # a key may round to the neighbouring bfloat16: the two rotate in different orders
+    np.testing.assert_allclose(cpu, other, atol=2e-4 if case.dtype == torch.float32 else 3e-2)
