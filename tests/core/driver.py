@@ -118,6 +118,7 @@ class Run:
         ]
         self.scheduled = dict.fromkeys(self.requests, 0)  # tokens that went through the model
         self.aborted: set[Request] = set()
+        self.ranks: dict[Request, int] = {}  # the order of first admissions
 
     def to_the_end(self) -> Run:
         """Step until nothing is left to do; a world that does not end is an error."""
@@ -141,6 +142,7 @@ class Run:
             if gone and request.state is not RequestState.FINISHED:
                 self.aborted.add(request)
                 self.scheduler.finish(request)
+                assert request not in self.scheduler.waiting
                 self._check_memory()
 
     def _step(self) -> None:
@@ -178,6 +180,9 @@ class Run:
         assert decision.num_decodes + decision.prefill_tokens == sum(sizes)
         requests = [w.request for w in decision.work]
         assert len(set(requests)) == len(requests)
+        assert not self.aborted & set(requests)
+        for request in running:
+            assert request.admission == self.ranks.setdefault(request, len(self.ranks)), "a rank is for good"
         for work in decision.work:
             assert work.request in running
             assert 1 <= work.num_tokens <= work.request.uncomputed_tokens

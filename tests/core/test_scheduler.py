@@ -131,6 +131,16 @@ def test_a_budget_below_the_number_of_sequences_is_refused(sequences: int, data:
         Scheduler(SchedulerOptions(), Ledger(4, 4), max_num_seqs=sequences, max_num_batched_tokens=budget)
 
 
+@given(st.integers(1, 30))
+def test_an_overrun_begins_with_the_first_token_beyond_the_forecast(promised: int) -> None:
+    scheduler = Scheduler(SchedulerOptions(), Ledger(8, 8), max_num_seqs=1, max_num_batched_tokens=64)
+    request = Request("r", 4, 40, LengthDistribution.exactly(promised))
+    scheduler.add(request)
+    while not request.overrun or request.state is RequestState.WAITING:
+        scheduler.complete(scheduler.schedule(), 0.1)
+    assert request.output_tokens == promised + 1
+
+
 def test_a_preempted_request_can_be_aborted() -> None:
     world = World((Job(4, 20, 20), Job(4, 20, 20)), 6, 4, 2, 64)
     run = Run(world, SchedulerOptions(policy="on-demand"), FORECASTERS["one"])

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
+# threads that wait shall sleep: spinning ones multiply the time of tiny matrix products on a busy machine
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -82,7 +82,9 @@ def test_bfloat16_storage_keeps_logits_within_a_few_roundings(checkpoint, name):
     for ids, found in zip(prompts, our_logits(directory, prompts, torch.bfloat16, CpuAttention), strict=True):
         exact = tiny.logits_of(model, ids)
         error = (found - exact).square().mean().sqrt() / exact.square().mean().sqrt()
-        theirs = (tiny.logits_of(rough_model, ids).float() - exact).square().mean().sqrt() / exact.square().mean().sqrt()
+        theirs = (
+            tiny.logits_of(rough_model, ids).float() - exact
+        ).square().mean().sqrt() / exact.square().mean().sqrt()
         assert 1e-4 < error < theirs < 0.1
 
 

@@ -141,7 +141,9 @@ def test_tokens_without_probability_are_never_drawn(dull):
 tokens = st.lists(st.integers(0, 29), max_size=12)
 
 
-@given(prompt=tokens.filter(bool), answer=tokens, penalty=st.sampled_from([0.1, 0.8, 1.5, 100.0]), seed=st.integers(0, 99))
+@given(
+    prompt=tokens.filter(bool), answer=tokens, penalty=st.sampled_from([0.1, 0.8, 1.5, 100.0]), seed=st.integers(0, 99)
+)
 def test_repetition_penalty_is_that_of_transformers(prompt, answer, penalty, seed):
     logits = random_logits(30, 4.0, seed)
     scores = RepetitionPenaltyLogitsProcessor(penalty)(torch.tensor([[*prompt, *answer]]), logits[None].clone())

@@ -33,7 +33,11 @@ def inside(value: object, low: float, high: float, *, whole: bool = False, above
 
 def strings(value: object) -> bool:
     many = [value] if isinstance(value, str) else value
-    return isinstance(many, list | tuple) and len(many) <= 64 and all(isinstance(s, str) and 0 < len(s) <= 1024 for s in many)
+    return (
+        isinstance(many, list | tuple)
+        and len(many) <= 64
+        and all(isinstance(s, str) and 0 < len(s) <= 1024 for s in many)
+    )
 
 
 def ids(value: object) -> bool:
@@ -73,7 +77,13 @@ def test_one_field_is_taken_exactly_if_it_is_allowed(name, value):
     else:
         assert ALLOWED[name](value)
         held = getattr(params, name)
-        assert held == ((value,) if name == "stop" and isinstance(value, str) else tuple(value) if name.startswith("stop") else value)
+        assert held == (
+            (value,)
+            if name == "stop" and isinstance(value, str)
+            else tuple(value)
+            if name.startswith("stop")
+            else value
+        )
 
 
 @given(values=st.dictionaries(st.sampled_from(NAMES), json_values))

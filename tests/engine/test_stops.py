@@ -39,7 +39,9 @@ def say(engine: Engine, **params: object) -> CompletionOutput:
     return outputs[0].outputs[0]
 
 
-pieces = st.sampled_from(["a", "b", "ab", "the", " the", "cat", "\n", "\u00e9", "\u6f22", "\U0001f600", "\u0301", "<|user|>"])
+pieces = st.sampled_from(
+    ["a", "b", "ab", "the", " the", "cat", "\n", "\u00e9", "\u6f22", "\U0001f600", "\u0301", "<|user|>"]
+)
 
 
 def grow(tokenizer: Tokenizer, s: Sequence, ids: list[int]) -> int:

@@ -158,29 +158,25 @@ class Payback(AdmissionPolicy):
     history finds it harder to return than a new short one, which ends thrashing.
     """
 
+    def __init__(self, options: SchedulerOptions, ledger: Ledger) -> None:
+        super().__init__(options, ledger)
+        self._forecast = OccupancyForecast(ledger.block_size, ledger.capacity_tokens)
+
     def begin(self, view: StepView) -> None:
         super().begin(view)
-        self._live = list(view.running)
-        self._forecast: OccupancyForecast | None = None
-
-    def _look_ahead(self, longest: int) -> OccupancyForecast:
-        """The forecast of what runs, as far ahead as it, or a request of ``longest`` more tokens, can last."""
-        longest = max([longest, *(r.max_tokens - r.output_tokens for r in self._live)])
-        return OccupancyForecast(self._live, self.ledger.block_size, longest)
+        self._forecast.update(view.running)
+        self._count = len(view.running)
 
     def admits(self, request: Request) -> bool:
-        longest = request.max_tokens - request.output_tokens
-        if self._forecast is None or self._forecast.steps[-1] < longest:
-            self._forecast = self._look_ahead(longest)
         share = self._forecast.share(request)
         tau = self._forecast.first_overflow(self.ledger.capacity_tokens, self.options.risk, share)
         costs = self.view.costs
-        repaid_after = costs.prefill_s * request.total_tokens * max(len(self._live), 1) / costs.fixed_s
+        repaid_after = costs.prefill_s * request.total_tokens * max(self._count, 1) / costs.fixed_s
         if tau < max(self.options.payback * repaid_after, 1):
             return False
         self._forecast.add(share)
-        self._live.append(request)
+        self._count += 1
         return True
 
     def booked_tokens(self) -> int:
-        return self._look_ahead(1).peak(self.options.risk)
+        return self._forecast.peak(self.options.risk)

@@ -118,7 +118,8 @@ class Scheduler:
         for request in [r for r in self.running if self.policy.ran_out(r)]:
             if request is not protected(self.running):
                 self._preempt(request, decision)
-        for request in sorted(self.running, key=lambda r: r.admission or 0):
+        short = [r for r in self.running if self.ledger.missing(r.request_id, r.total_tokens)]
+        for request in sorted(short, key=lambda r: r.admission or 0):
             while request.state is RequestState.RUNNING:
                 if self.ledger.allocate(request.request_id, request.total_tokens):
                     break
