@@ -144,6 +144,14 @@ def test_past_future_learns_that_answers_are_short() -> None:
     assert admitted(wise) > 4
 
 
+def test_past_future_learns_from_what_the_scheduler_finishes() -> None:
+    world = World((Job(10, 1, 400),) * 200, 1000, 1, 64, 1024)
+    run = Run(world, SchedulerOptions(policy="past-future"), FORECASTERS["truth"]).to_the_end()
+    for number in range(30):
+        run.scheduler.add(request(10, 400, name=f"later {number}"))
+    assert len(run.scheduler.schedule().work) > max(len(work) for work in run.trace[:20])
+
+
 def test_the_policies_of_this_file_are_registered() -> None:
     assert POLICIES.get("s3") is S3
     assert POLICIES.get("past-future") is PastFuture

@@ -32,10 +32,10 @@ class OccupancyForecast:
     """Forecast for the requests that run; candidates are tried and counted in one by one, each in O(K).
 
     The rows s_i are kept from step to step, since they change slowly: a row is made anew when its request has grown
-    by a sixteenth, at the latest after eight tokens. c_i is always exact.
+    by a sixteenth, at the latest after sixteen tokens. c_i is always exact.
     """
 
-    _REFRESH_SHARE, _REFRESH_MOST = 16, 8
+    _REFRESH_SHARE, _REFRESH_MOST = 16, 16
 
     def __init__(self, block_size: int, horizon: int) -> None:
         """``horizon``: how many steps ahead matter; no request lasts longer than the pool is large."""
@@ -63,7 +63,8 @@ class OccupancyForecast:
                 grown = min(request.output_tokens // self._REFRESH_SHARE, self._REFRESH_MOST)
                 self._due[slot] = request.output_tokens + max(grown, 1)
         held = np.zeros(len(self._survival))
-        held[[self._slots[r] for r in running]] = [r.total_tokens + self._half_block for r in running]
+        held[[self._slots[r] for r in running]] = [r.prompt_tokens + r.output_tokens for r in running]
+        held += self._half_block
         # sums over requests of s and c s; of v, c v and c^2 v with v = s (1 - s): no array of the table's size is made
         weights = np.stack((np.ones_like(held), held, held * held))
         s0, s1 = weights[:2] @ self._survival

@@ -35,6 +35,7 @@ class Request:
     state: RequestState = RequestState.WAITING
     output_tokens: int = 0
     computed_tokens: int = 0
+    kv_capacity: int = 0  # tokens that its blocks can hold
     preemptions: int = 0
     recomputed_tokens: int = 0
     admission: int | None = None  # rank among all first admissions; kept over preemptions

@@ -7,6 +7,7 @@ waiting --admit--> running --finish--> (gone)
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from presize.config import SchedulerOptions
@@ -101,6 +102,7 @@ class Scheduler:
         elif request in self.waiting:
             self.waiting.remove(request)
         self.ledger.release(request.request_id)
+        request.kv_capacity = 0
         request.state = RequestState.FINISHED
         self.policy.finished(request)
 
@@ -115,17 +117,24 @@ class Scheduler:
 
     def _make_room(self, decision: Decision) -> None:
         """Every running request gets blocks for its next tokens, oldest admission first; victims yield if need be."""
-        for request in [r for r in self.running if self.policy.ran_out(r)]:
+        # plain arithmetic on fields: these lines run for every running request in every step
+        short = [r for r in self.running if r.prompt_tokens + r.output_tokens > r.kv_capacity]
+        for request in [r for r in short if self.policy.ran_out(r)]:
             if request is not protected(self.running):
                 self._preempt(request, decision)
-        short = [r for r in self.running if self.ledger.missing(r.request_id, r.total_tokens)]
         for request in sorted(short, key=lambda r: r.admission or 0):
             while request.state is RequestState.RUNNING:
-                if self.ledger.allocate(request.request_id, request.total_tokens):
+                if self._allocate(request):
                     break
                 victim = choose_victim(self.running)
                 assert victim is not None, "one request alone fits, or it was refused"
                 self._preempt(victim, decision)
+
+    def _allocate(self, request: Request) -> bool:
+        if not self.ledger.allocate(request.request_id, request.total_tokens):
+            return False
+        request.kv_capacity = len(self.ledger.held(request.request_id)) * self.ledger.block_size
+        return True
 
     def _preempt(self, victim: Request, decision: Decision) -> None:
         self.running.remove(victim)
@@ -133,19 +142,22 @@ class Scheduler:
         victim.state = RequestState.PREEMPTED
         victim.preemptions += 1
         victim.recomputed_tokens += victim.computed_tokens
-        victim.computed_tokens = 0
+        victim.computed_tokens = victim.kv_capacity = 0
         self.policy.preempted(victim)
         self.waiting.push(victim)
         decision.preempted.append(victim)
 
     def _continue_running(self, decision: Decision) -> None:
         """Decodes first, then what is left of started prefills, within the token budget."""
-        decodes = [r for r in self.running if r.uncomputed_tokens == 1]
-        decision.work = [ScheduledWork(r, 1, True) for r in decodes]
-        decision.num_decodes = len(decodes)
+        prefilling = []
         for request in self.running:
-            if request.uncomputed_tokens > 1:
-                self._prefill(request, decision)
+            if request.prompt_tokens + request.output_tokens - request.computed_tokens == 1:
+                decision.work.append(ScheduledWork(request, 1, True))
+            else:
+                prefilling.append(request)
+        decision.num_decodes = len(decision.work)
+        for request in prefilling:
+            self._prefill(request, decision)
 
     def _prefill(self, request: Request, decision: Decision) -> None:
         room = self._token_budget - decision.num_decodes - decision.prefill_tokens
@@ -157,23 +169,31 @@ class Scheduler:
     def _admit(self, decision: Decision) -> None:
         policy = self.policy
         policy.begin(StepView(tuple(self.running), self.costs.costs))
-        candidates = self.waiting.first(self.SCAN_LIMIT if policy.first_fit else self._max_num_seqs)
-        for request in candidates:
+        for request in self._candidates():
             if len(self.running) >= self._max_num_seqs:
                 break
             if decision.num_decodes + decision.prefill_tokens >= self._token_budget:
                 break
             if self._fits_now(request) and (policy.admits(request) or not self.running):
                 self._start(request, decision)
-            elif not policy.first_fit:
-                break
+
+    def _candidates(self) -> Iterator[Request]:
+        """In order; after one that was not admitted only a first-fit policy looks further."""
+        if self.policy.first_fit:
+            yield from self.waiting.first(self.SCAN_LIMIT)
+            return
+        while self.waiting:
+            (head,) = self.waiting.first(1)
+            yield head
+            if head in self.waiting:
+                return
 
     def _fits_now(self, request: Request) -> bool:
         return self.ledger.blocks_for(request.total_tokens) <= self.ledger.free_blocks
 
     def _start(self, request: Request, decision: Decision) -> None:
         self.waiting.remove(request)
-        allocated = self.ledger.allocate(request.request_id, request.total_tokens)
+        allocated = self._allocate(request)
         assert allocated, "checked by _fits_now"
         if request.admission is None:
             request.admission = self._admissions
