@@ -53,7 +53,9 @@ def main() -> None:
     floors = measure_floors()
     for number in range(options.rounds):
         for name, command in commands.items():
-            if name == "vllm bfloat16" and number:  # an order of magnitude slower without bfloat16 units: once is enough
+            if (
+                name == "vllm bfloat16" and number
+            ):  # an order of magnitude slower without bfloat16 units: once is enough
                 continue
             runs[name].append(run(command))
             print(f"round {number + 1}: {name}: {runs[name][-1]['tokens_per_second']:.0f} tokens/s", file=sys.stderr)
@@ -111,7 +113,9 @@ def best(function: Callable[[], Any], repeats: int) -> float:
 def shares(row: dict[str, Any], floors: dict[str, float], options: argparse.Namespace) -> dict[str, float]:
     """Least time of a decode step by each floor, over the time measured; contexts taken half grown."""
     context = options.prompt_tokens + options.new_tokens / 2
-    read = row["parameters"] * row["weight_bytes_per_parameter"] + options.sequences * context * row["kv_bytes_per_token"]
+    read = (
+        row["parameters"] * row["weight_bytes_per_parameter"] + options.sequences * context * row["kv_bytes_per_token"]
+    )
     operations = 2 * row["parameters"] * options.sequences
     seconds = row["decode_step_ms"] / 1e3
     return {

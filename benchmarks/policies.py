@@ -43,7 +43,9 @@ DEFAULTS = {"policy": "payback", "order": "fcfs", "predictor": "kaplan-meier", "
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cells", default=",".join(CELLS), help="comma-separated; the first gives the oracle's lengths")
+    parser.add_argument(
+        "--cells", default=",".join(CELLS), help="comma-separated; the first gives the oracle's lengths"
+    )
     parser.add_argument("--count", type=int, default=256)
     parser.add_argument("--kv-tokens", type=int, default=8192)
     parser.add_argument("--max-tokens", type=int, default=1024)

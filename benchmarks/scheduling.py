@@ -18,7 +18,6 @@ from presize.core.lengths import GRID, LengthDistribution
 from presize.core.request import Request
 from presize.core.scheduler import Scheduler
 
-
 TOKENS_EACH = 215  # KV tokens a running request holds on average here: prompt, half an answer, rounding
 
 
@@ -30,7 +29,11 @@ def main() -> None:
     for target in (16, 64, 256, 1024):
         for waiting in (0, 1_000, 10_000, 100_000) if target == 256 else (10_000,):
             rows.append(decision(target, waiting))
-            print("{running:8.0f} running, {waiting:6} waiting: median {median_ms:.3f} ms, p99 {p99_ms:.3f} ms".format(**rows[-1]))
+            print(
+                "{running:8.0f} running, {waiting:6} waiting: median {median_ms:.3f} ms, p99 {p99_ms:.3f} ms".format(
+                    **rows[-1]
+                )
+            )
     report("scheduling", rounded({"order": "gittins", "policy": "payback", "rows": rows}), save=options.save)
 
 

@@ -29,8 +29,11 @@ def main(dtype: str, sequences: int, prompt_tokens: int, new_tokens: int) -> Non
                 "decode_step_ms": 1e3 * statistics.median(g for o in outputs for g in o.metrics.token_gaps_s),
                 "prefill_tokens_per_second": 1 / costs.prefill_s,
                 "parameters": runner.config.num_parameters,
-                "kv_bytes_per_token": 2 * runner.config.num_layers * runner.config.num_kv_heads
-                * runner.config.head_size * runner.dtype.itemsize,
+                "kv_bytes_per_token": 2
+                * runner.config.num_layers
+                * runner.config.num_kv_heads
+                * runner.config.head_size
+                * runner.dtype.itemsize,
                 "weight_bytes_per_parameter": runner.decoder.embedding.dtype.itemsize,
             }
         )

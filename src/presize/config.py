@@ -43,14 +43,19 @@ class Options:
     def __post_init__(self) -> None:
         for f in fields(self):
             value = getattr(self, f.name)
-            if value is None:
+            kinds = str(f.type).split(" | ")  # annotations are strings here
+            if value is None and "None" in kinds:
                 continue
             low, high, choices = (f.metadata.get(k) for k in ("low", "high", "choices"))
             if choices and value not in choices:
                 raise ConfigError(f"{f.name} is {value!r}; known: {', '.join(choices)}")
+            if kinds[0] == "str" and not isinstance(value, str):
+                raise ConfigError(f"{f.name} is {value!r}; it must be text")
             if low is not None and high is not None:
-                if isinstance(value, bool) or not isinstance(value, int | float):
-                    raise ConfigError(f"{f.name} is {value!r}; it must be a number in [{low:g}, {high:g}]")
+                whole = kinds[0] == "int"
+                if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+                    kind = "a whole number" if whole else "a number"
+                    raise ConfigError(f"{f.name} is {value!r}; it must be {kind} in [{low:g}, {high:g}]")
                 check_range(f.name, value, low, high)
 
 

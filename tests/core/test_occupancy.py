@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -15,6 +16,13 @@ from presize.core.occupancy import OccupancyForecast
 from presize.core.request import Request
 
 FINE = int(np.flatnonzero(np.diff(GRID) > 1)[0])  # up to this many steps the forecast looks at every step
+
+
+def forecast_of(running: Sequence[Request], block_size: int, horizon: int) -> OccupancyForecast:
+    """The forecast of these requests."""
+    forecast = OccupancyForecast(block_size, horizon)
+    forecast.update(running)
+    return forecast
 
 
 def request(prompt: int, curve: LengthDistribution, generated: int = 0, max_tokens: int = 2000) -> Request:
@@ -49,7 +57,7 @@ def test_mean_and_variance_are_those_of_drawn_lengths(seed: int) -> None:
         hazard = rng.uniform(0, 0.3, GRID.size - 1) * (rng.random(GRID.size - 1) < 0.4)
         curve = LengthDistribution.from_survival(np.append(1.0, np.cumprod(1 - hazard)), int(rng.integers(30, 400)))
         requests.append(request(int(rng.integers(1, 300)), curve, int(rng.integers(0, 20))))
-    forecast = OccupancyForecast(requests, 1, 400)
+    forecast = forecast_of(requests, 1, 400)
     lengths = [drawn_lengths(r.forecast, r.output_tokens, draws, rng) for r in requests]
     for tau, mean, variance in zip(forecast.steps, forecast.mean, forecast.variance, strict=True):
         level = np.zeros(draws)
@@ -65,7 +73,7 @@ def test_known_lengths_overflow_when_a_count_of_steps_says_so(
     requests: list[Request], capacity: int, risk: float
 ) -> None:
     *running, candidate = requests
-    forecast = OccupancyForecast(running, 1, 10 * FINE)
+    forecast = forecast_of(running, 1, 10 * FINE)
     found = forecast.first_overflow(capacity, risk, forecast.share(candidate))
     assert found == first_above(held_by_step(requests, 1, FINE + 1), capacity)
 
@@ -75,7 +83,7 @@ def test_blocks_are_counted_to_within_half_a_block_a_request(
     requests: list[Request], capacity: int, block_size: int
 ) -> None:
     *running, candidate = requests
-    forecast = OccupancyForecast(running, block_size, 10 * FINE)
+    forecast = forecast_of(running, block_size, 10 * FINE)
     found = forecast.first_overflow(capacity, 2.0, forecast.share(candidate))
     levels = held_by_step(requests, block_size, FINE + 1)
     slack = len(requests) * (block_size - 1) / 2
@@ -84,7 +92,7 @@ def test_blocks_are_counted_to_within_half_a_block_a_request(
 
 @given(st.lists(known_requests(600), min_size=1, max_size=6), st.integers(1, 2000))
 def test_far_ahead_the_forecast_looks_at_the_steps_of_the_grid(requests: list[Request], capacity: int) -> None:
-    forecast = OccupancyForecast(requests[:-1], 1, 600)
+    forecast = forecast_of(requests[:-1], 1, 600)
     found = forecast.first_overflow(capacity, 2.0, forecast.share(requests[-1]))
     levels = held_by_step(requests, 1, 601)
     assert found == next((float(tau) for tau in GRID if tau <= 600 and levels[tau] > capacity), math.inf)
@@ -93,8 +101,8 @@ def test_far_ahead_the_forecast_looks_at_the_steps_of_the_grid(requests: list[Re
 @given(st.lists(st.tuples(st.integers(1, 200), curves(), st.integers(0, 300)), min_size=1, max_size=5))
 def test_adding_shares_is_forecasting_all_at_once(rows: list[tuple[int, LengthDistribution, int]]) -> None:
     requests = [request(prompt, curve, generated) for prompt, curve, generated in rows]
-    whole = OccupancyForecast(requests, 16, 500)
-    grown = OccupancyForecast([], 16, 500)
+    whole = forecast_of(requests, 16, 500)
+    grown = forecast_of([], 16, 500)
     for r in requests:
         grown.add(grown.share(r))
     np.testing.assert_allclose(grown.mean, whole.mean, atol=1e-6)
@@ -105,7 +113,7 @@ def test_adding_shares_is_forecasting_all_at_once(rows: list[tuple[int, LengthDi
 
 @given(st.lists(known_requests(), max_size=6), st.floats(0, 10))
 def test_the_peak_of_known_lengths_is_their_highest_count(requests: list[Request], risk: float) -> None:
-    peak = OccupancyForecast(requests, 1, FINE).peak(risk)
+    peak = forecast_of(requests, 1, FINE).peak(risk)
     assert peak == max(held_by_step(requests, 1, FINE + 1))
 
 
@@ -114,7 +122,7 @@ def test_nobody_is_expected_beyond_max_tokens(prompt: int, curve: LengthDistribu
     """Also one that has outlived its forecast, whose rest is otherwise open."""
     assume(max_tokens > 1)
     generated = max_tokens - 1
-    forecast = OccupancyForecast([request(prompt, curve, generated, max_tokens)], 8, 500)
+    forecast = forecast_of([request(prompt, curve, generated, max_tokens)], 8, 500)
     assert forecast.mean[0] > 0  # it runs now
     assert (forecast.mean[1:] == 0).all()  # and the next token is its last
 
@@ -123,7 +131,7 @@ def test_nobody_is_expected_beyond_max_tokens(prompt: int, curve: LengthDistribu
 def test_more_risk_averse_is_never_later(
     curve: LengthDistribution, prompt: int, one: float, two: float, capacity: int
 ) -> None:
-    forecast = OccupancyForecast([request(prompt, curve)], 8, 500)
+    forecast = forecast_of([request(prompt, curve)], 8, 500)
     share = forecast.share(request(prompt, curve))
     low, high = sorted((one, two))
     assert forecast.first_overflow(capacity, high, share) <= forecast.first_overflow(capacity, low, share)

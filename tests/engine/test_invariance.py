@@ -32,7 +32,9 @@ def workload(checkpoint) -> tuple[list[list[int]], list[list[int]]]:
     return prompts, tiny.greedy(checkpoint("llama")[0], prompts, MOST, ENDS)
 
 
-def run(engine: Engine, prompts: dict[str, list[int]], params: Callable[[str], SamplingParams]) -> dict[str, RequestOutput]:
+def run(
+    engine: Engine, prompts: dict[str, list[int]], params: Callable[[str], SamplingParams]
+) -> dict[str, RequestOutput]:
     """All at once; the pool must be free and whole afterwards."""
     for request_id, prompt in prompts.items():
         engine.add_request(request_id, prompt, params(request_id))
@@ -141,7 +143,11 @@ def test_random_answers_are_the_same_alone_and_in_any_company(engine_of, workloa
     alone = {}
     for i in ids:
         alone |= run(engine, {i: prompts[i]}, params)
-    company = [("on-demand", "fcfs", 448, ids), ("s3", "longest-first", 448, ids[::-1]), ("payback", "gittins", 65536, ids)]
+    company = [
+        ("on-demand", "fcfs", 448, ids),
+        ("s3", "longest-first", 448, ids[::-1]),
+        ("payback", "gittins", 65536, ids),
+    ]
     for policy, order, kv_tokens, arrival in company:
         engine = engine_of(kv_tokens=kv_tokens, policy=policy, order=order)
         together = run(engine, {i: prompts[i] for i in arrival}, params)

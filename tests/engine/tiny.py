@@ -9,8 +9,14 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, PreTrainedTokenizerFast, Qwen2Config
-from transformers import Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen3Config,
+)
 
 CORPUS = ["the cat sat on the mat and the hat", "there is another thing in the other place", "one two three"] * 4
 SPECIAL = ["<|end|>", "<|user|>", "<|assistant|>"]

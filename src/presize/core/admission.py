@@ -37,9 +37,10 @@ class AdmissionPolicy(ABC):
     def __init__(self, options: SchedulerOptions, ledger: Ledger) -> None:
         self.options = options
         self.ledger = ledger
+        self.view = StepView((), StepCosts(1.0, 0.0, 0.0))
 
     def begin(self, view: StepView) -> None:
-        """A new step: look at what runs."""
+        """A new step, also if nobody waits: what runs, once room was made for it."""
         self.view = view
 
     @abstractmethod
@@ -50,14 +51,14 @@ class AdmissionPolicy(ABC):
         """True if the request has used up a booking that binds it and must yield."""
         return False
 
-    def preempted(self, request: Request) -> None:
-        """The request lost its blocks."""
+    def preempted(self, request: Request, running: Sequence[Request]) -> None:
+        """The request lost its blocks; ``running`` is what runs on."""
 
     def finished(self, request: Request) -> None:
         """The request ended; its output length is known."""
 
     def booked_tokens(self) -> int:
-        """Tokens that the policy has promised to what runs, held ones included."""
+        """Tokens promised to what ran or was admitted in the last step, held ones included."""
         return self.ledger.held_blocks * self.ledger.block_size
 
     def _needed(self, request: Request) -> int:
@@ -87,6 +88,7 @@ class OnDemand(AdmissionPolicy):
     """Book nothing: what is known must fit. Source: vLLM's default (PagedAttention, SOSP 2023)."""
 
     _kept_free = 0
+    _free = 0
 
     def begin(self, view: StepView) -> None:
         super().begin(view)
@@ -138,10 +140,10 @@ class Ratio(AdmissionPolicy):
         self._charge += charge
         return True
 
-    def preempted(self, request: Request) -> None:
-        decoded = sum(r.output_tokens for r in self.view.running)
-        longest = sum(r.max_tokens for r in self.view.running)
-        self._ratio = min((decoded + self._LOOKAHEAD * len(self.view.running)) / (longest + 1), 1.0)
+    def preempted(self, request: Request, running: Sequence[Request]) -> None:
+        decoded = sum(r.output_tokens for r in running)
+        longest = sum(r.max_tokens for r in running)
+        self._ratio = min((decoded + self._LOOKAHEAD * len(running)) / (longest + 1), 1.0)
 
     def booked_tokens(self) -> int:
         return int(self._charge)
@@ -161,22 +163,32 @@ class Payback(AdmissionPolicy):
     def __init__(self, options: SchedulerOptions, ledger: Ledger) -> None:
         super().__init__(options, ledger)
         self._forecast = OccupancyForecast(ledger.block_size, ledger.capacity_tokens)
+        self._current = False
+        self._count = 0
 
     def begin(self, view: StepView) -> None:
         super().begin(view)
-        self._forecast.update(view.running)
         self._count = len(view.running)
+        self._current = False
+
+    def _look_ahead(self) -> OccupancyForecast:
+        """The forecast of this step, made when it is first asked for."""
+        if not self._current:
+            self._forecast.update(self.view.running)
+            self._current = True
+        return self._forecast
 
     def admits(self, request: Request) -> bool:
-        share = self._forecast.share(request)
-        tau = self._forecast.first_overflow(self.ledger.capacity_tokens, self.options.risk, share)
+        forecast = self._look_ahead()
+        share = forecast.share(request)
+        tau = forecast.first_overflow(self.ledger.capacity_tokens, self.options.risk, share)
         costs = self.view.costs
         repaid_after = costs.prefill_s * request.total_tokens * max(self._count, 1) / costs.fixed_s
         if tau < max(self.options.payback * repaid_after, 1):
             return False
-        self._forecast.add(share)
+        forecast.add(share)
         self._count += 1
         return True
 
     def booked_tokens(self) -> int:
-        return self._forecast.peak(self.options.risk)
+        return self._look_ahead().peak(self.options.risk)

@@ -44,7 +44,7 @@ class S3(AdmissionPolicy):
         reserved = self.ledger.reserved_blocks(request.request_id)
         return 0 < reserved < self.ledger.blocks_for(request.total_tokens)
 
-    def preempted(self, request: Request) -> None:
+    def preempted(self, request: Request, running: Sequence[Request]) -> None:
         request.reservations_doubled = min(request.reservations_doubled + 1, 4)  # 2**4 buckets are all ten
 
     def booked_tokens(self) -> int:
@@ -66,6 +66,8 @@ class PastFuture(AdmissionPolicy):
         super().__init__(options, ledger)
         self._lengths: deque[int] = deque(maxlen=self._HISTORY)
         self._random = np.random.default_rng(0)
+        self._live: list[Request] = []
+        self._booked = 0  # the peak that the last admission reckoned with
 
     def begin(self, view: StepView) -> None:
         super().begin(view)
@@ -73,16 +75,17 @@ class PastFuture(AdmissionPolicy):
 
     def admits(self, request: Request) -> bool:
         live = [*self._live, request]
-        if self._peak(live) >= self._FILL * self.ledger.capacity_tokens:
+        peak = self._peak(live)
+        if peak >= self._FILL * self.ledger.capacity_tokens:
             return False
-        self._live = live
+        self._live, self._booked = live, peak
         return True
 
     def finished(self, request: Request) -> None:
         self._lengths.append(request.output_tokens)
 
     def booked_tokens(self) -> int:
-        return self._peak(self.view.running) if self.view.running else 0
+        return max(self._booked, super().booked_tokens())
 
     def _peak(self, requests: Sequence[Request]) -> int:
         held = np.array([r.total_tokens for r in requests])

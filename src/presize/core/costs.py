@@ -29,7 +29,9 @@ class CostEstimator:
     """
 
     _FORGET = 0.998  # about the last 500 steps
-    _OUTLIER = 4.0  # times the forecast; the first steps compile kernels
+    _OUTLIER = 4.0  # a step counts as at most this many times longer or shorter than expected ...
+    _WARM_UP = 20  # ... once this many are known
+    _RIDGE = 0.05
 
     def __init__(self) -> None:
         self._costs = StepCosts(2e-2, 5e-4, 1e-3)
@@ -44,32 +46,36 @@ class CostEstimator:
         return self._costs
 
     def observe(self, decodes: int, prefill_tokens: int, seconds: float) -> None:
-        """One step that decoded ``decodes`` sequences and prefilled ``prefill_tokens`` tokens."""
-        if not seconds > 0 or decodes + prefill_tokens == 0:
+        """One step that decoded ``decodes`` sequences and prefilled ``prefill_tokens`` tokens.
+
+        A step shorter than a nanosecond or longer than eleven days is a broken clock, and is passed over.
+        """
+        if not 1e-9 <= seconds <= 1e6 or decodes + prefill_tokens == 0:
             return
         x = np.array([1.0, decodes, prefill_tokens])
         current = np.array([self._costs.fixed_s, self._costs.sequence_s, self._costs.prefill_s])
         if self._prior is None:  # the first step sets the scale of the guess
             self._prior = current * (seconds / float(x @ current))
             current = self._prior
-        elif self._steps > 20:
-            seconds = min(seconds, self._OUTLIER * float(x @ current))
+        expected = float(x @ current)
+        if self._steps >= self._WARM_UP:
+            seconds = min(max(seconds, expected / self._OUTLIER), expected * self._OUTLIER)
         self._steps += 1
-        # relative errors matter, so each step is weighted by 1 / seconds**2
-        self._gram = self._FORGET * self._gram + np.outer(x, x) / seconds**2
-        self._moment = self._FORGET * self._moment + x / seconds
-        self._costs = StepCosts(*(float(v) for v in self._solve(current)))
+        # relative errors matter; weighted by what was expected, a step that was wrongly short has no more say
+        weight = 1.0 / max(seconds, expected) ** 2
+        z = x * self._prior  # in units of the guess, so that the three unknowns are of one size
+        self._gram = self._FORGET * self._gram + weight * np.outer(z, z)
+        self._moment = self._FORGET * self._moment + weight * seconds * z
+        self._costs = StepCosts(*(float(v) for v in self._solve() * self._prior))
 
-    def _solve(self, current: FloatArray) -> FloatArray:
-        """Ridge towards the first guess, scaled so that it weighs about one step; then the best point >= 0."""
-        assert self._prior is not None
-        ridge = np.diag(0.05 / self._prior**2)
-        gram, moment = self._gram + ridge, self._moment + ridge @ self._prior
-        solution = np.linalg.solve(gram, moment)
+    def _solve(self) -> FloatArray:
+        """Ridge towards the first guess, which weighs a twentieth of a step; then the best point >= 0."""
+        gram, moment = self._gram + self._RIDGE * np.eye(3), self._moment + self._RIDGE
+        solution: FloatArray = np.linalg.lstsq(gram, moment, rcond=None)[0]
         if (solution < 0).any():  # a few sweeps of coordinate descent; three unknowns
-            solution = np.maximum(current, 0.0)
+            solution = np.maximum(solution, 0.0)
             for _ in range(30):
                 for k in range(3):
                     rest = moment[k] - gram[k] @ solution + gram[k, k] * solution[k]
                     solution[k] = max(rest / gram[k, k], 0.0)
-        return np.maximum(solution, 1e-9)
+        return np.maximum(solution, 1e-6)

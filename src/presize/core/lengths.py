@@ -8,7 +8,6 @@ Shapes: R requests, G grid points, K look-ahead points.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -102,20 +101,36 @@ class LengthDistribution:
         exact = _GRID_F[k - 1] + (high - target) / max(high - low, _TINY) * WIDTHS[k - 1]
         return int(min(max(np.ceil(exact - _TINY), 1), self.limit))
 
-    def mean_remaining(self, generated: int = 0) -> float:
-        """Expected tokens still to come after ``generated`` of them (0: the mean length)."""
-        return float(_areas(self.conditional(generated, GRID), max(self.limit - generated, 1))[-1])
+    def mean_remaining(self, generated: int = 0, at_most: int = MAX_LENGTH) -> float:
+        """Expected tokens still to come after ``generated`` of an answer cut off at ``at_most`` (0: the mean length)."""
+        return float(self._work(generated, at_most)[0][-1])
 
-    def gittins_rank(self, generated: int = 0) -> float:
+    def gittins_rank(self, generated: int = 0, at_most: int = MAX_LENGTH) -> float:
         """1 / Gittins index, in tokens: min over horizons d of E[min(rest, d)] / P(rest <= d).
 
         Small means "likely over soon"; for a known length it is what is left. (Gittins 1979; Scully and
         Harchol-Balter 2020 for its use with unknown sizes.)
         """
-        survival = self.conditional(generated, GRID)
-        work = _areas(survival, max(self.limit - generated, 1))[1:]
-        done = 1.0 - survival[1:]
+        work, done = self._work(generated, at_most)
         return float(np.min(work / np.maximum(done, _TINY)))
+
+    def _work(self, generated: int, at_most: int) -> tuple[FloatArray, FloatArray]:
+        """E[min(rest, d)] and P(rest <= d) for horizons d on the grid, the last one where the answer is cut off.
+
+        E[min(rest, d)] is the sum of P(rest > t) over t < d; a cell of width w with ends a, b adds w (a + b) / 2 +
+        (a - b) / 2.
+        """
+        end = at_most if generated >= self.limit else min(self.limit, at_most)
+        left = max(end - generated, 1)
+        steps = np.append(GRID[: np.searchsorted(GRID, left)], left)
+        # not cut off at the end itself, where the height just before the cut is needed
+        beyond = np.array([MAX_LENGTH + left + 1])
+        forecast_end = np.array([self.limit]) if generated >= self.limit else beyond
+        s = conditional_survival(self.survival[None], forecast_end, beyond, np.array([generated]), steps)[0]
+        cells = 0.5 * (np.diff(steps) * (s[:-1] + s[1:]) + (s[:-1] - s[1:]))
+        done = 1.0 - s[1:]
+        done[-1] = 1.0
+        return np.cumsum(cells), done
 
 
 _ONES: FloatArray = np.ones(GRID.size)
@@ -126,15 +141,6 @@ def _interpolate(survival: FloatArray, counts: IntArray) -> FloatArray:
     fraction = np.minimum((counts - _GRID_F[cell]) * _INVERSE_WIDTH[cell], 1.0)
     left = survival[cell]
     return np.asarray(left + (survival[cell + 1] - left) * fraction)
-
-
-def _areas(survival: FloatArray, limit: int) -> FloatArray:
-    """(G,) integral of S from 0 to each grid point: trapezoids, and a full step down at ``limit``."""
-    edges = np.minimum(_GRID_F, limit)
-    width = np.diff(edges)
-    # the cell that holds the limit ends there with the height it had, not with the zero that follows
-    right = np.where(_GRID_F[1:] >= limit, survival[:-1], survival[1:])
-    return np.concatenate(([0.0], np.cumsum(width * 0.5 * (survival[:-1] + right))))
 
 
 def conditional_survival(

@@ -27,15 +27,13 @@ def fcfs(request: Request, options: SchedulerOptions) -> float:
 @ORDERS.register("gittins")
 def gittins(request: Request, options: SchedulerOptions) -> float:
     """Most likely to be over soon first (Gittins index of what is left), aged by waiting time."""
-    return request.arrival_s + options.aging * request.forecast.capped(request.max_tokens).gittins_rank(
-        request.output_tokens
-    )
+    return request.arrival_s + options.aging * request.forecast.gittins_rank(request.output_tokens, request.max_tokens)
 
 
 @ORDERS.register("longest-first")
 def longest_first(request: Request, options: SchedulerOptions) -> float:
     """Longest forecast first, S^3's order for a closed batch (decreasing first fit), aged by waiting time."""
-    return request.arrival_s - options.aging * request.forecast.capped(request.max_tokens).mean_remaining()
+    return request.arrival_s - options.aging * request.forecast.mean_remaining(0, request.max_tokens)
 
 
 class WaitingQueue:

@@ -84,6 +84,7 @@ class Scheduler:
         decision = Decision()
         self._make_room(decision)
         self._continue_running(decision)
+        self.policy.begin(StepView(tuple(self.running), self.costs.costs))
         if self.waiting and not decision.preempted:
             self._admit(decision)
         return decision
@@ -108,7 +109,6 @@ class Scheduler:
 
     def booked_tokens(self) -> int:
         """Tokens that the policy has promised to what runs, at most the pool."""
-        self.policy.begin(StepView(tuple(self.running), self.costs.costs))
         return min(self.policy.booked_tokens(), self.ledger.capacity_tokens)
 
     def has_unfinished_requests(self) -> bool:
@@ -143,7 +143,7 @@ class Scheduler:
         victim.preemptions += 1
         victim.recomputed_tokens += victim.computed_tokens
         victim.computed_tokens = victim.kv_capacity = 0
-        self.policy.preempted(victim)
+        self.policy.preempted(victim, self.running)
         self.waiting.push(victim)
         decision.preempted.append(victim)
 
@@ -168,14 +168,18 @@ class Scheduler:
 
     def _admit(self, decision: Decision) -> None:
         policy = self.policy
-        policy.begin(StepView(tuple(self.running), self.costs.costs))
         for request in self._candidates():
             if len(self.running) >= self._max_num_seqs:
                 break
             if decision.num_decodes + decision.prefill_tokens >= self._token_budget:
                 break
-            if self._fits_now(request) and (policy.admits(request) or not self.running):
+            if not self._fits_now(request):
+                continue
+            if policy.admits(request):
                 self._start(request, decision)
+            elif not self.running:  # something must run; the policy has not counted it in, so nobody else starts now
+                self._start(request, decision)
+                break
 
     def _candidates(self) -> Iterator[Request]:
         """In order; after one that was not admitted only a first-fit policy looks further."""

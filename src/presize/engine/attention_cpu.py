@@ -121,9 +121,7 @@ def _widen(source, bits):
 
 
 @njit(fastmath=True, nogil=True)
-def _run_items(
-    start, stop, queries, k_cache, v_cache, tables, contexts, tile_rows, tile_counts, tile_tables, output
-):
+def _run_items(start, stop, queries, k_cache, v_cache, tables, contexts, tile_rows, tile_counts, tile_tables, output):
     """Items ``start`` to ``stop``, on one thread; see `paged_attention`."""
     kv_heads = k_cache.shape[1]
     size = v_cache.shape[3]

@@ -100,7 +100,9 @@ class Intake:
                 f"the longest sequence allowed is {self._max_model_len}"
             )
         if params.min_tokens > max_tokens:
-            raise InvalidRequestError(f"min_tokens is {params.min_tokens}; only {max_tokens} tokens are left for the answer")
+            raise InvalidRequestError(
+                f"min_tokens is {params.min_tokens}; only {max_tokens} tokens are left for the answer"
+            )
         if bad := [t for t in params.stop_token_ids if t >= self._vocab_size]:
             raise InvalidRequestError(f"stop_token_ids holds {bad[0]}; token ids go from 0 to {self._vocab_size - 1}")
         seed = int(self._seeds.integers(SEED_RANGE[1])) if params.seed is None else params.seed
@@ -111,7 +113,14 @@ class Intake:
         return Group(request_id, text, ids, sequences, now)
 
     def _sequence(
-        self, request_id: str, ids: list[int], params: SamplingParams, max_tokens: int, index: int, seed: int, now: float
+        self,
+        request_id: str,
+        ids: list[int],
+        params: SamplingParams,
+        max_tokens: int,
+        index: int,
+        seed: int,
+        now: float,
     ) -> Sequence:
         key = f"{index}:{request_id}"
         stop_ids = frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else frozenset(self._eos_ids))

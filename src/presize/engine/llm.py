@@ -34,7 +34,9 @@ class LLM:
         parameters for all, or one each. InvalidRequestError, before anything ran, if one can not be served.
         """
         single = isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], int))
-        return self._generate([prompts] if single else list(prompts), sampling_params, use_tqdm, self.engine.add_request)
+        return self._generate(
+            [prompts] if single else list(prompts), sampling_params, use_tqdm, self.engine.add_request
+        )
 
     def chat(
         self,

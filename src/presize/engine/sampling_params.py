@@ -62,7 +62,9 @@ class SamplingParams:
             _checked("max_tokens", self.max_tokens, 1, MAX_TOKENS, whole=True)
         _checked("min_tokens", self.min_tokens, 0, MAX_TOKENS, whole=True)
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
-            raise InvalidRequestError(f"min_tokens is {self.min_tokens}; it must be at most max_tokens ({self.max_tokens})")
+            raise InvalidRequestError(
+                f"min_tokens is {self.min_tokens}; it must be at most max_tokens ({self.max_tokens})"
+            )
         if not isinstance(self.ignore_eos, bool):
             raise InvalidRequestError(f"ignore_eos is {self.ignore_eos!r}; it must be true or false")
         if self.logprobs is not None:

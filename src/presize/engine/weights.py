@@ -96,9 +96,7 @@ def _layer_weights(checkpoint: Checkpoint, index: int, config: ModelConfig) -> d
     weights = {}
     for part, names in _PARTS.items():
         shapes = sizes[part]
-        read = [
-            checkpoint.read(f"{prefix}{name}.weight", shape) for name, shape in zip(names, shapes, strict=True)
-        ]
+        read = [checkpoint.read(f"{prefix}{name}.weight", shape) for name, shape in zip(names, shapes, strict=True)]
         weights[part] = torch.cat(read)
         if biased[part]:
             weights[f"{part}_bias"] = torch.cat(

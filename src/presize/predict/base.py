@@ -31,10 +31,10 @@ class Predictor(ABC):
     def predict(self, queries: Sequence[Query]) -> list[LengthDistribution]:
         """One curve a query. A predictor that learns may return a live curve, which it goes on updating."""
 
-    def observe(self, query: Query, output_tokens: int, *, censored: bool) -> None:  # noqa: B027
+    def observe(self, query: Query, output_tokens: int, *, censored: bool) -> None:
         """An answer ended after ``output_tokens``; censored: it was cut off, its own end was not seen."""
 
-    def refresh(self, running: IntArray) -> None:  # noqa: B027
+    def refresh(self, running: IntArray) -> None:
         """Called after answers ended: (R,) tokens that the running ones have so far, each known to be longer."""
 
 

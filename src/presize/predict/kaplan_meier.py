@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from presize.config import SchedulerOptions
-from presize.core.lengths import GRID, FloatArray, IntArray, LengthDistribution, cell_of
+from presize.core.lengths import GRID, WIDTHS, FloatArray, IntArray, LengthDistribution, cell_of
 from presize.predict.base import PREDICTORS, Predictor, Query
 
 
@@ -25,7 +25,8 @@ class KaplanMeier(Predictor):
 
     def __init__(self, options: SchedulerOptions) -> None:
         self._ended: FloatArray = np.zeros(GRID.size - 1)
-        self._censored: FloatArray = np.zeros(GRID.size - 1)
+        self._censored: FloatArray = np.zeros(GRID.size - 1)  # by the cell in which they were last seen
+        self._exposure: FloatArray = np.zeros(GRID.size - 1)  # the part of that cell that they were seen to survive
         prior = self._PRIOR_MEDIAN / (self._PRIOR_MEDIAN + GRID)
         self._prior_hazard: FloatArray = 1.0 - prior[1:] / prior[:-1]
         self._curve = LengthDistribution.from_survival(prior)
@@ -37,15 +38,24 @@ class KaplanMeier(Predictor):
     def observe(self, query: Query, output_tokens: int, *, censored: bool) -> None:
         # a length L lies in the cell (GRID[k], GRID[k + 1]]; a cut-off at L is known to exceed L
         if censored:
-            self._censored[cell_of(output_tokens)] += 1
+            cell, part = _seen(np.array([output_tokens]))
+            self._censored[cell] += 1
+            self._exposure[cell] += part
         else:
             self._ended[cell_of(max(output_tokens - 1, 0))] += 1
 
     def refresh(self, running: IntArray) -> None:
-        leaving = self._censored + np.bincount(cell_of(running), minlength=GRID.size - 1)
-        at_risk = np.cumsum((self._ended + leaving)[::-1])[::-1]
-        # actuarial rule: those cut off inside a cell were at risk for half of it, but for one that starts it
-        at_risk = at_risk - 0.5 * leaving
+        cells, parts = _seen(running)
+        exposure = self._exposure + np.bincount(cells, parts, minlength=GRID.size - 1)
+        leaving = self._ended + self._censored + np.bincount(cells, minlength=GRID.size - 1)
+        beyond = np.cumsum(leaving[::-1])[::-1] - leaving
+        at_risk = beyond + self._ended + exposure
         hazard = (self._ended + self._PRIOR_WEIGHT * self._prior_hazard) / (at_risk + self._PRIOR_WEIGHT)
         # in place: every waiting and running request sees the new curve
         self._curve.survival[1:] = np.cumprod(1.0 - np.minimum(hazard, 1.0))
+
+
+def _seen(counts: IntArray) -> tuple[IntArray, FloatArray]:
+    """Cell that each count lies in, and how much of it lies below the count."""
+    cells = cell_of(counts).astype(np.int64)
+    return cells, np.minimum((counts - GRID[cells]) / WIDTHS[cells], 1.0)

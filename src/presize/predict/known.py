@@ -52,7 +52,7 @@ def _read_lengths(path: Path) -> dict[str, int]:
                     if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 1:
                         raise ValueError(f"output_tokens is {tokens!r}, not a whole number from 1")
                     lengths[str(row["id"])] = tokens
-                except (ValueError, KeyError, TypeError) as error:
+                except (ValueError, KeyError, TypeError, RecursionError) as error:
                     raise ConfigError(f"{path}, line {number}: needs `id` and `output_tokens` ({error})") from error
     except OSError as error:
         raise ConfigError(f"can not read the lengths file {path}: {error.strerror}") from error
