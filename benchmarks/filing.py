@@ -1,4 +1,4 @@
-"""How a benchmark reports: a file under benchmarks/results/ with hardware, versions and date, and one last JSON line."""
+"""How a benchmark reports: a file in benchmarks/results/ with hardware, versions, date, and one last JSON line."""
 
 from __future__ import annotations
 

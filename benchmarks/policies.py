@@ -103,8 +103,7 @@ def serve(engine: Engine, prompts: list[list[int]], max_tokens: int) -> list[dic
         engine.add_request(str(index), ids, SamplingParams(temperature=0, max_tokens=max_tokens))
     finished = []
     while engine.has_unfinished_requests():
-        for output in engine.step():
-            finished.append({"id": output.request_id, "output_tokens": len(output.outputs[0].token_ids)})
+        finished += [{"id": o.request_id, "output_tokens": len(o.outputs[0].token_ids)} for o in engine.step()]
     return finished
 
 

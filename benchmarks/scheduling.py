@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def decision(target: int, waiting: int, steps: int = 300) -> dict[str, float]:
-    """Milliseconds of `schedule()` at steady state: a pool in which about ``target`` requests fit, a queue kept long."""
+    """Milliseconds of `schedule()` at steady state: a pool for about ``target`` requests, a queue kept long."""
     random = np.random.default_rng(0)
     scales = random.uniform(100, 400, 64)
     curves = [LengthDistribution.from_survival(np.exp(-GRID / scale), 1024) for scale in scales]

@@ -9,16 +9,15 @@ from typing import Any
 import pytest
 import torch
 
-from presize.config import DEFAULT_MODEL, EngineOptions
+from presize.config import DEFAULT_MODEL
 from presize.core.admission import POLICIES
-from presize.engine.engine import Engine
 from presize.engine.hub import resolve
 from presize.engine.llm import LLM
 from presize.engine.sampling_params import SamplingParams
 
 pytestmark = pytest.mark.model
 
-MOST = 16
+MOST = 12
 POOLS = {"small": 192, "ample": 4096}
 TEXT = (
     "The harbour was quiet in the early morning. Two fishermen sat on an upturned boat and mended a net, and an old "
@@ -27,7 +26,7 @@ TEXT = (
     "Paris. Once upon a time there was a king who had three daughters, and the youngest of them could speak with birds."
 )
 STARTS = (0, 0, 0, 9, 9, 22, 22, 30, 30, 41, 41, 55, 60, 60, 66, 70, 80, 80, 90, 3)
-LENGTHS = (1, 2, 8, 16, 31, 32, 33, 4, 64, 12, 50, 6, 5, 40, 3, 9, 7, 24, 20, 100)
+LENGTHS = (1, 2, 8, 16, 31, 32, 33, 4, 40, 12, 3, 9, 7, 24, 20, 5, 6, 10, 2, 50)
 
 
 @pytest.fixture(scope="module")
@@ -82,24 +81,14 @@ def test_greedy_answers_are_those_of_transformers_under_every_policy(llm, prompt
         assert model.engine.stats.preemptions > 0
 
 
-def test_storage_in_bfloat16_changes_few_greedy_tokens(llm, prompts, expected):
-    """Eight bits of weights and cache: the first answers' tokens are the same but for near ties."""
-    engine = Engine.load(EngineOptions(dtype="bfloat16", device="cpu", kv_tokens=4096))
-    short = LLM.__new__(LLM)
-    short.engine = engine
-    found = short.generate(prompts, SamplingParams(temperature=0, max_tokens=4), use_tqdm=False)
-    same = sum(o.outputs[0].token_ids[0] == answer[0] for o, answer in zip(found, expected, strict=True))
-    assert same >= len(prompts) - 4
-
-
 MEASURE = """
 import sys
 from pathlib import Path
 from presize.engine.llm import LLM
 from presize.engine.sampling_params import SamplingParams
 
-llm = LLM(dtype="float32", device="cpu", kv_tokens=8192)
-prompts = [[3 + 7 * i % 40000 + k for k in range(120)] for i in range(64)]
+llm = LLM(dtype="float32", device="cpu", kv_tokens=2048)
+prompts = [[3 + 7 * i % 40000 + k for k in range(120)] for i in range(16)]
 llm.generate(prompts, SamplingParams(max_tokens=8, ignore_eos=True), use_tqdm=False)
 print(next(line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS")))
 """
@@ -110,5 +99,5 @@ def test_memory_is_the_weights_and_the_pool_and_little_more():
     done = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True, timeout=300)
     resident = int(done.stdout) * 1024
     weights = (resolve(DEFAULT_MODEL) / "model.safetensors").stat().st_size
-    pool = 8192 * 2 * 30 * 3 * 64 * 4  # tokens, keys and values, layers, heads, size, bytes
+    pool = 2048 * 2 * 30 * 3 * 64 * 4  # tokens, keys and values, layers, heads, size, bytes
     assert resident < weights + pool + 600 * 2**20

@@ -67,7 +67,6 @@ class PastFuture(AdmissionPolicy):
         self._lengths: deque[int] = deque(maxlen=self._HISTORY)
         self._random = np.random.default_rng(0)
         self._live: list[Request] = []
-        self._booked = 0  # the peak that the last admission reckoned with
 
     def begin(self, view: StepView) -> None:
         super().begin(view)
@@ -75,36 +74,35 @@ class PastFuture(AdmissionPolicy):
 
     def admits(self, request: Request) -> bool:
         live = [*self._live, request]
-        peak = self._peak(live)
-        if peak >= self._FILL * self.ledger.capacity_tokens:
+        if self._peak(live, self._random) >= self._FILL * self.ledger.capacity_tokens:
             return False
-        self._live, self._booked = live, peak
+        self._live = live
         return True
 
     def finished(self, request: Request) -> None:
         self._lengths.append(request.output_tokens)
 
     def booked_tokens(self) -> int:
-        return max(self._booked, super().booked_tokens())
+        return self._peak(self.view.running, np.random.default_rng(0)) if self.view.running else 0
 
-    def _peak(self, requests: Sequence[Request]) -> int:
+    def _peak(self, requests: Sequence[Request], random: np.random.Generator) -> int:
         held = np.array([r.total_tokens for r in requests])
         scenarios = max(1, min(self._SCENARIOS, self._DRAWS // len(requests)))
         peaks = []
         for _ in range(scenarios):
-            rest = self._sample_rest(requests)
+            rest = self._sample_rest(requests, random)
             order = np.argsort(-rest, kind="stable")
             ranks = np.arange(1, len(requests) + 1)
             peaks.append(int(np.max(ranks * rest[order] + np.cumsum(held[order]))))
         return max(peaks)
 
-    def _sample_rest(self, requests: Sequence[Request]) -> IntArray:
+    def _sample_rest(self, requests: Sequence[Request], random: np.random.Generator) -> IntArray:
         rest = np.empty(len(requests), dtype=np.int64)
         missing = max(self._HISTORY // 2 - len(self._lengths), 0)
         past = np.sort(np.array(self._lengths, dtype=np.float64))
         for i, request in enumerate(requests):
             longer = past[np.searchsorted(past, request.output_tokens, side="right") :]
             support = np.concatenate((longer, np.full(missing + 1, float(request.max_tokens))))
-            drawn = np.quantile(support, self._random.random())
+            drawn = np.quantile(support, random.random())
             rest[i] = min(max(int(drawn), request.output_tokens + 1), request.max_tokens) - request.output_tokens
         return rest

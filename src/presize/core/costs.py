@@ -71,7 +71,7 @@ class CostEstimator:
     def _solve(self) -> FloatArray:
         """Ridge towards the first guess, which weighs a twentieth of a step; then the best point >= 0."""
         gram, moment = self._gram + self._RIDGE * np.eye(3), self._moment + self._RIDGE
-        solution: FloatArray = np.linalg.lstsq(gram, moment, rcond=None)[0]
+        solution: FloatArray = np.linalg.lstsq(gram, moment, rcond=None)[0].astype(np.float64)
         if (solution < 0).any():  # a few sweeps of coordinate descent; three unknowns
             solution = np.maximum(solution, 0.0)
             for _ in range(30):

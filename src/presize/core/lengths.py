@@ -102,7 +102,7 @@ class LengthDistribution:
         return int(min(max(np.ceil(exact - _TINY), 1), self.limit))
 
     def mean_remaining(self, generated: int = 0, at_most: int = MAX_LENGTH) -> float:
-        """Expected tokens still to come after ``generated`` of an answer cut off at ``at_most`` (0: the mean length)."""
+        """Expected tokens still to come after ``generated`` (0: the mean length), with a cut-off at ``at_most``."""
         return float(self._work(generated, at_most)[0][-1])
 
     def gittins_rank(self, generated: int = 0, at_most: int = MAX_LENGTH) -> float:

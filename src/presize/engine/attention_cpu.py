@@ -247,4 +247,4 @@ def balance(tile_costs: np.ndarray, kv_heads: int, threads: int) -> np.ndarray:
 
 def set_threads(count: int) -> None:
     """Threads that the kernel uses; at most those numba was started with."""
-    numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))
+    numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]

@@ -11,8 +11,8 @@ _ROWS_HINT = 64  # batch size that oneDNN lays the weights out for; smaller and 
 def computes_bfloat16(device: torch.device) -> bool:
     """Whether the device multiplies bfloat16 natively; a CPU without it takes 10 times as long as in float32."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 class Linear:

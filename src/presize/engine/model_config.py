@@ -54,7 +54,7 @@ def read_config(directory: Path) -> ModelConfig:
         raise ModelError(f"can not read {directory / 'config.json'}: {_first_line(error)}") from error
     if config.model_type not in SUPPORTED:
         raise ModelError(
-            f"architecture {config.model_type!r} is not supported; supported are {', '.join(SUPPORTED)} (the Llama family)"
+            f"architecture {config.model_type!r} is not supported; known: {', '.join(SUPPORTED)} (the Llama family)"
         )
     if config.hidden_act not in ("silu", "swish"):
         raise ModelError(f"activation {config.hidden_act!r} is not supported; the decoder has silu only")

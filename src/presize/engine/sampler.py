@@ -81,7 +81,7 @@ def _draw(logits_RV: torch.Tensor, sequences: list[Sequence]) -> list[int]:
     # right=True: a token with probability 0 is never drawn, also not at u = 0
     drawn = torch.searchsorted(cumulative_RV, points, right=True)[:, 0]
     last = (probs_RV > 0).to(torch.int8).cumsum(dim=-1, dtype=torch.int32).argmax(dim=-1)
-    return torch.minimum(drawn, last).tolist()  # type: ignore[no-any-return]
+    return torch.minimum(drawn, last).tolist()
 
 
 def _smallest_kept(probs_RV: torch.Tensor, ks: list[int], top_ps: torch.Tensor) -> torch.Tensor:

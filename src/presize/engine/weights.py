@@ -68,7 +68,7 @@ def load_decoder(
     device: torch.device,
     report: Progress | None = None,
 ) -> Decoder:
-    """Read, fuse and lay out the weights. ``dtype`` is what they are rounded to, ``compute_dtype`` what they are held in."""
+    """Read, fuse and lay out the weights, rounded to ``dtype`` and held in ``compute_dtype``."""
     checkpoint = Checkpoint(directory, dtype, compute_dtype, device)
     layers = []
     for index in range(config.num_layers):
