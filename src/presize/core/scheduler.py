@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from presize.config import SchedulerOptions
 from presize.core import admission_history  # noqa: F401  (registers its policies)
@@ -21,8 +22,7 @@ from presize.core.supervisor import OVERRUN_QUANTILE, choose_victim, protected
 from presize.errors import CapacityError
 
 
-@dataclass(frozen=True, slots=True)
-class ScheduledWork:
+class ScheduledWork(NamedTuple):
     """``num_tokens`` of the request's uncomputed tokens go through the model in this step.
 
     draws: they are the last ones, so that the step ends with a new token for the request.
