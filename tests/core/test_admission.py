@@ -21,18 +21,30 @@ from presize.core.request import Request
 COSTS = StepCosts(0.02, 0.0005, 0.001)
 
 
+CURVES = curves(400)
+ANY_CURVE = st.just(LengthDistribution.exactly(5))  # for the policies that do not look at it
+
+
 @st.composite
-def requests(draw: st.DrawFn, max_size: int = 6, longest: int = 300) -> list[Request]:
+def requests(
+    draw: st.DrawFn,
+    max_size: int = 6,
+    longest: int = 300,
+    forecasts: st.SearchStrategy[LengthDistribution] = CURVES,
+) -> list[Request]:
     """Requests with a part of their answers."""
     rows = draw(
         st.lists(
-            st.tuples(st.integers(1, 60), st.integers(1, longest), st.floats(0, 0.99), curves(400)), max_size=max_size
+            st.tuples(st.integers(1, 60), st.integers(1, longest), st.floats(0, 0.99), forecasts), max_size=max_size
         )
     )
     return [
         Request(str(number), prompt, max_tokens, curve, output_tokens=int(done * max_tokens))
         for number, (prompt, max_tokens, done, curve) in enumerate(rows)
     ]
+
+
+LONG_REQUESTS = requests(longest=9000, forecasts=ANY_CURVE)
 
 
 def policy_of(
@@ -43,7 +55,7 @@ def policy_of(
     return policy
 
 
-@given(requests(), st.integers(1, 60), st.sampled_from([1, 7, 32]), st.none() | st.integers(1, 400))
+@given(requests(forecasts=ANY_CURVE), st.integers(1, 60), st.sampled_from([1, 7, 32]), st.none() | st.integers(1, 400))
 def test_worst_case_books_the_longest(candidates: list[Request], blocks: int, size: int, reserve: int | None) -> None:
     ledger = Ledger(blocks, size)
     policy = policy_of("worst-case", ledger, [], reserve_tokens=reserve)
@@ -56,7 +68,12 @@ def test_worst_case_books_the_longest(candidates: list[Request], blocks: int, si
 
 
 @pytest.mark.parametrize("name", ["on-demand", "watermark"])
-@given(candidates=requests(), blocks=st.integers(1, 60), held=st.integers(0, 60), share=st.floats(0, 0.9))
+@given(
+    candidates=requests(forecasts=ANY_CURVE),
+    blocks=st.integers(1, 60),
+    held=st.integers(0, 60),
+    share=st.floats(0, 0.9),
+)
 def test_on_demand_and_watermark_count_free_blocks(
     name: str, candidates: list[Request], blocks: int, held: int, share: float
 ) -> None:
@@ -70,7 +87,7 @@ def test_on_demand_and_watermark_count_free_blocks(
         free -= needed if needed <= free else 0
 
 
-@given(requests(longest=9000), requests(longest=9000), st.integers(1, 700), st.integers(1, 40_000))
+@given(LONG_REQUESTS, LONG_REQUESTS, st.integers(1, 700), st.integers(1, 40_000))
 def test_ratio_charges_what_sglang_charges(
     running: list[Request], candidates: list[Request], steps: int, capacity: int
 ) -> None:
@@ -95,7 +112,10 @@ def test_ratio_rises_after_a_preemption() -> None:
     run = Run(world, SchedulerOptions(policy="ratio"), FORECASTERS["one"])
     for request in run.requests:
         run.scheduler.add(request)
-    while not (decision := run.scheduler.schedule()).preempted:
+    for _ in range(6000):
+        decision = run.scheduler.schedule()
+        if decision.preempted:
+            break
         run.scheduler.complete(decision, 0.1)
     running = run.scheduler.running
     decoded, longest = sum(r.output_tokens for r in running), sum(r.max_tokens for r in running)

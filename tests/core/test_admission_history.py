@@ -145,7 +145,7 @@ def test_past_future_learns_that_answers_are_short() -> None:
 
 
 def test_past_future_learns_from_what_the_scheduler_finishes() -> None:
-    world = World((Job(10, 1, 400),) * 200, 1000, 1, 64, 1024)
+    world = World((Job(10, 1, 400),) * 130, 1000, 1, 64, 1024)
     run = Run(world, SchedulerOptions(policy="past-future"), FORECASTERS["truth"]).to_the_end()
     for number in range(30):
         run.scheduler.add(request(10, 400, name=f"later {number}"))

@@ -42,9 +42,9 @@ def test_recovers_what_a_step_costs(true: tuple[float, float, float], seed: int)
 @pytest.mark.parametrize("true", MACHINES)
 def test_follows_a_machine_that_slows_down(true: tuple[float, float, float]) -> None:
     estimator = CostEstimator()
-    run_steps(estimator, true, 1000, 1)
+    run_steps(estimator, true, 300, 1)
     slower = (2 * true[0], 2 * true[1], 2 * true[2])
-    run_steps(estimator, slower, 3000, 2)
+    run_steps(estimator, slower, 2000, 2)
     assert as_tuple(estimator.costs) == pytest.approx(slower, rel=0.15)
 
 

@@ -8,6 +8,7 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ def chain_engine(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Engi
         (z,) = tiny.tokenizer()("z")["input_ids"]
         ids = [assistant, *tiny.tokenizer()(text)["input_ids"], eos, user]
         assert len({*ids, z}) == len(ids) + 1, "a chain needs every token once"
-        follow = {a: (b, z) for a, b in zip(ids, ids[1:], strict=False)} | {user: (user, z), z: (user, z)}
+        follow = {a: (b, z) for a, b in pairwise(ids)} | {user: (user, z), z: (user, z)}
         directory = tiny.save(tiny.chain_model(follow), tmp_path_factory.mktemp("chain"))
         return Engine.load(options_for(directory, 1024))
 

@@ -9,18 +9,19 @@ import pytest
 import tiny
 import torch
 
-from presize.config import BLOCK_SIZE
+from presize.config import BLOCK_SIZE, EngineOptions
 from presize.core.ledger import Ledger
 from presize.core.lengths import LengthDistribution
 from presize.core.request import Request
 from presize.engine.attention import CpuAttention, TorchAttention
+from presize.engine.engine import Engine
 from presize.engine.kv_cache import KVCache
 from presize.engine.model_config import read_config
 from presize.engine.plan import SequenceWork, make_plan
 from presize.engine.sampling_params import SamplingParams
 from presize.engine.sequence import Sequence
 from presize.engine.weights import load_decoder
-from presize.errors import ModelError
+from presize.errors import ConfigError, ModelError
 from presize.predict import Query
 
 CPU = torch.device("cpu")
@@ -96,6 +97,9 @@ def test_a_sliding_window_caps_the_length_and_changes_nothing_below(tmp_path):
     ids = prompts_of((window,))
     (found,) = our_logits(directory, ids, torch.float32, CpuAttention)
     torch.testing.assert_close(found, tiny.logits_of(model, ids[0]), atol=2e-4, rtol=1e-4)
+    options = EngineOptions(model=str(directory), device="cpu", threads=1, kv_tokens=256, max_model_len=window + 1)
+    with pytest.raises(ConfigError, match=r"max_model_len is 49; .* 48 tokens"):
+        Engine.load(options)
 
 
 def test_qwen2_uses_its_window_only_if_told_to(tmp_path):

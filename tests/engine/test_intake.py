@@ -62,7 +62,7 @@ def test_a_bad_request_is_refused_with_the_numbers_and_leaves_no_trace(engine_of
 
 def test_a_request_that_the_pool_can_never_hold_is_refused_with_the_numbers(engine_of):
     engine = engine_of(kv_tokens=96)
-    with pytest.raises(CapacityError, match="40 tokens .* 57 = 97 .* 96"):
+    with pytest.raises(CapacityError, match=r"40 tokens .* 57 = 97 .* 96"):
         engine.add_request("x", [5] * 40, SamplingParams(max_tokens=57))
     engine.add_request("x", [5] * 40, SamplingParams(max_tokens=56))
     assert len(finish(engine)["x"]) <= 56

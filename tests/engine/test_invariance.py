@@ -1,4 +1,4 @@
-"""An answer does not depend on what else runs, on memory, on policies or on forecasts: greedy ones are transformers'."""
+"""An answer depends on its request alone, not on company, memory, policy or forecast; greedy ones are transformers'."""
 
 from __future__ import annotations
 

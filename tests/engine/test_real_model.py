@@ -56,18 +56,12 @@ def expected(prompts) -> list[list[int]]:
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(resolve(DEFAULT_MODEL), dtype=torch.float32, local_files_only=True)
-    answers = []
-    for prompt in prompts:
-        ids = torch.tensor([prompt])
-        found = model.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=MOST,
-            do_sample=False,
-            pad_token_id=model.config.eos_token_id,
-        )
-        answers.append(found[0, len(prompt) :].tolist())
-    return answers
+    pad, longest = model.config.eos_token_id, max(LENGTHS)
+    ids = torch.tensor([[pad] * (longest - len(p)) + p for p in prompts])
+    seen = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts])
+    found = model.generate(ids, attention_mask=seen, max_new_tokens=MOST, do_sample=False, pad_token_id=pad)
+    ends = [row.index(pad) + 1 if pad in row else MOST for row in found[:, longest:].tolist()]
+    return [row[:end] for row, end in zip(found[:, longest:].tolist(), ends, strict=True)]
 
 
 @pytest.mark.parametrize("pool", POOLS)

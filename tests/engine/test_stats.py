@@ -18,7 +18,8 @@ def engine(engine_of, checkpoint) -> Engine:
     """A clock that moves on by a second each time it is read: once a request, twice a step. A pool of two blocks."""
     made = engine_of(kv_tokens=64)
     options = options_for(checkpoint("llama")[1], 64)
-    engine = Engine(options, made.runner, made.tokenizer, clock=lambda ticks=count(): float(next(ticks)))
+    ticks = count()
+    engine = Engine(options, made.runner, made.tokenizer, clock=lambda: float(next(ticks)))
     engine.restart(policy="on-demand")
     return engine
 

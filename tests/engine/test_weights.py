@@ -105,7 +105,7 @@ def test_a_checkpoint_in_several_files_gives_the_same_tokens(directory, tmp_path
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"model_type": "gpt2"}, "'gpt2' is not supported; supported are llama"),
+        ({"model_type": "gpt2"}, "'gpt2' is not supported; .*llama"),
         ({"model_type": "unheard-of"}, r"config\.json"),
         ({"model_type": None}, r"config\.json"),
         ({"hidden_act": "gelu"}, "'gelu' is not supported"),
@@ -117,7 +117,7 @@ def test_a_checkpoint_in_several_files_gives_the_same_tokens(directory, tmp_path
         ({"num_hidden_layers": 3}, "no tensor 'model.layers.2"),
         ({"vocab_size": 301}, r"asks for \(301, 64\)"),
     ],
-    ids=lambda value: str(list(value.items())[0]) if isinstance(value, dict) else "",
+    ids=lambda value: str(next(iter(value.items()))) if isinstance(value, dict) else "",
 )
 def test_a_configuration_that_can_not_be_run_is_refused_in_a_sentence(directory, changes, match):
     change_config(directory, **changes)

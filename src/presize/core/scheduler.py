@@ -19,7 +19,7 @@ from presize.core.ledger import Ledger
 from presize.core.ordering import WaitingQueue
 from presize.core.request import Request, RequestState
 from presize.core.supervisor import OVERRUN_QUANTILE, choose_victim, protected
-from presize.errors import CapacityError
+from presize.errors import CapacityError, ConfigError
 
 
 class ScheduledWork(NamedTuple):
@@ -52,7 +52,7 @@ class Scheduler:
         self, options: SchedulerOptions, ledger: Ledger, *, max_num_seqs: int, max_num_batched_tokens: int
     ) -> None:
         if max_num_batched_tokens < max_num_seqs:
-            raise ValueError(
+            raise ConfigError(
                 f"max_num_batched_tokens is {max_num_batched_tokens}; it must be at least max_num_seqs ({max_num_seqs})"
             )
         self.options = options

@@ -134,6 +134,9 @@ class TorchAttention:
         output = torch.empty_like(queries)
         if len(self._single_rows):
             k, v = self._gather(k_cache, v_cache, self._single_tables, queries.dtype)
+            # what lies behind a context may be anything, NaN too, and must not be touched even with weight zero
+            unseen = ~self._single_mask.transpose(2, 3)
+            k, v = k.masked_fill(unseen, 0.0), v.masked_fill(unseen, 0.0)
             q = queries[self._single_rows][:, :, None]
             attended = F.scaled_dot_product_attention(q, k, v, attn_mask=self._single_mask, enable_gqa=True)
             output[self._single_rows] = attended[:, :, 0]

@@ -42,7 +42,7 @@ class Group:
             request_id=self.request_id,
             prompt=self.prompt,
             prompt_token_ids=self.prompt_token_ids,
-            outputs=[s.output(decode(s.output_ids) if s.text is None else s.text) for s in self.sequences],
+            outputs=[s.output(decode(s.text_ids) if s.text is None else s.text) for s in self.sequences],
             metrics=RequestMetrics(
                 predicted_tokens=self.sequences[0].predicted_tokens,
                 preemptions=sum(s.request.preemptions for s in self.sequences),
@@ -88,6 +88,10 @@ class Intake:
             raise InvalidRequestError(f"id {request_id!r} is already in work; ids must differ")
         if not ids:
             raise InvalidRequestError("prompt is empty; it must hold at least one token")
+        if (largest := max(ids)) >= self._vocab_size:
+            raise InvalidRequestError(
+                f"the tokenizer made token {largest}; the model has {self._vocab_size}, they do not fit each other"
+            )
         room = self._max_model_len - len(ids)
         if room < 1:
             raise CapacityError(
@@ -107,7 +111,7 @@ class Intake:
             raise InvalidRequestError(f"stop_token_ids holds {bad[0]}; token ids go from 0 to {self._vocab_size - 1}")
         seed = int(self._seeds.integers(SEED_RANGE[1])) if params.seed is None else params.seed
         sequences = [
-            self._sequence(request_id, ids, params, max_tokens, index, (seed + index) % SEED_RANGE[1], now)
+            self._sequence(request_id, ids, params, max_tokens, index, (seed + index) % (SEED_RANGE[1] + 1), now)
             for index in range(params.n)
         ]
         return Group(request_id, text, ids, sequences, now)

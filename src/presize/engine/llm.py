@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import count
 from typing import Any
 
 from presize.config import DEFAULT_MODEL, EngineOptions
@@ -13,6 +14,7 @@ from presize.errors import ConfigError
 
 Prompt = str | Sequence[int]
 Conversation = Sequence[dict[str, str]]
+_NUMBERS = count()  # ids of requests differ over all calls
 
 
 class LLM:
@@ -54,7 +56,7 @@ class LLM:
         each = list(params) if isinstance(params, Sequence) else [params or SamplingParams()] * len(items)
         if len(each) != len(items):
             raise ConfigError(f"{len(each)} sampling_params for {len(items)} prompts; give one, or one for each")
-        ids = [str(index) for index in range(len(items))]
+        ids = [f"llm-{next(_NUMBERS)}" for _ in items]  # the engine may hold others' requests, too
         try:
             for request_id, item, one in zip(ids, items, each, strict=True):
                 add(request_id, item, one)

@@ -46,16 +46,25 @@ class ModelConfig:
 
 def read_config(directory: Path) -> ModelConfig:
     """ModelError, in one sentence, for what the decoder can not run."""
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig, GenerationConfig
 
     try:
         config = AutoConfig.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, ArithmeticError, StrictDataclassError) as error:
         raise ModelError(f"can not read {directory / 'config.json'}: {_first_line(error)}") from error
     if config.model_type not in SUPPORTED:
         raise ModelError(
             f"architecture {config.model_type!r} is not supported; known: {', '.join(SUPPORTED)} (the Llama family)"
         )
+    if getattr(config, "quantization_config", None) is not None:
+        raise ModelError("quantised safetensors are not supported; use the unquantised model, or a .gguf file")
+    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+    if heads < 1 or kv_heads < 1 or heads % kv_heads:
+        raise ModelError(f"{heads} query heads do not share {kv_heads} key heads evenly")
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    if head_size % 4:
+        raise ModelError(f"head size {head_size} is not supported; it must be a multiple of 4")
     if config.hidden_act not in ("silu", "swish"):
         raise ModelError(f"activation {config.hidden_act!r} is not supported; the decoder has silu only")
     try:
@@ -75,7 +84,7 @@ def read_config(directory: Path) -> ModelConfig:
         num_layers=config.num_hidden_layers,
         num_heads=config.num_attention_heads,
         num_kv_heads=config.num_key_value_heads,
-        head_size=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+        head_size=head_size,
         norm_eps=config.rms_norm_eps,
         # beyond a sliding window the full attention used here would differ from the trained one
         max_positions=min(config.max_position_embeddings, window or config.max_position_embeddings),

@@ -15,6 +15,7 @@ import torch
 from presize.engine.outputs import TokenLogprobs
 from presize.engine.sequence import Sequence
 
+_SMALLEST = 1e-6  # divisors below it count as this: more would overflow
 _SHORTLIST = 512  # tokens looked at first for top_p; the whole vocabulary is sorted only if they do not suffice
 
 
@@ -51,8 +52,8 @@ def _process(logits_V: torch.Tensor, sequence: Sequence) -> None:
         logits_V[list(sequence.stop_ids)] = -torch.inf
     if params.repetition_penalty != 1.0:
         seen = torch.tensor(sequence.token_ids, device=logits_V.device).unique()
-        values = logits_V[seen]
-        logits_V[seen] = torch.where(values > 0, values / params.repetition_penalty, values * params.repetition_penalty)
+        values, penalty = logits_V[seen], max(params.repetition_penalty, _SMALLEST)
+        logits_V[seen] = torch.where(values > 0, values / penalty, values * penalty)
     if params.presence_penalty or params.frequency_penalty:
         ids, counts = torch.tensor(sequence.output_ids, dtype=torch.int64, device=logits_V.device).unique(
             return_counts=True
@@ -66,7 +67,9 @@ def _draw(logits_RV: torch.Tensor, sequences: list[Sequence]) -> list[int]:
     def column(values: list[float]) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.float32, device=device)[:, None]
 
-    logits_RV = logits_RV / column([s.params.temperature for s in sequences])
+    # the largest logit at zero, and no division by next to nothing: a vanishing temperature is greedy, not NaN
+    logits_RV = logits_RV - logits_RV.amax(dim=-1, keepdim=True)
+    logits_RV = logits_RV / column([max(s.params.temperature, _SMALLEST) for s in sequences])
     probs_RV = logits_RV.softmax(dim=-1)
     vocabulary = probs_RV.shape[1]
     ks = [s.params.top_k if s.params.top_k > 0 else vocabulary for s in sequences]
@@ -88,6 +91,8 @@ def _smallest_kept(probs_RV: torch.Tensor, ks: list[int], top_ps: torch.Tensor) 
     """(R, 1) probability of the last token that top_k, then top_p keep; tokens that tie with it stay too."""
     vocabulary = probs_RV.shape[1]
     size = min(_SHORTLIST, vocabulary)
+    if any(size < k < vocabulary and float(p) < 1 for k, p in zip(ks, top_ps, strict=True)):
+        size = vocabulary  # top_p is a share of what top_k leaves, and the shortlist does not hold all of that
     while True:
         sorted_RS = probs_RV.topk(size, dim=-1).values
         kept = torch.tensor(ks, device=probs_RV.device)[:, None]

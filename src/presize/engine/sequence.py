@@ -38,6 +38,11 @@ class Sequence:
         """Tokens of the answer so far."""
         return self.token_ids[self.request.prompt_tokens :]
 
+    @property
+    def text_ids(self) -> list[int]:
+        """Those that are shown as text: a stop token that ended the answer is not."""
+        return self.output_ids[:-1] if isinstance(self.stop_reason, int) else self.output_ids
+
     def append(self, token_id: int, now: float, logprobs: TokenLogprobs | None) -> None:
         """Take the next token, and see whether it ends the answer. Call after the request has counted it."""
         self.token_ids.append(token_id)

@@ -17,6 +17,7 @@ class EngineStats:
         self._capacity = capacity_tokens
         self.output_tokens = 0
         self.preemptions = 0
+        self._requests = 0
         self._recomputed = 0
         self._first_s: float | None = None
         self._last_s = 0.0
@@ -38,7 +39,10 @@ class EngineStats:
 
     def finished(self, output: RequestOutput, recomputed_tokens: int) -> None:
         """A request ended."""
+        self._requests += 1
         self._recomputed += recomputed_tokens
+        if not any(answer.token_ids for answer in output.outputs):
+            return  # given up before its first token: there are no times to average
         self._latencies.append(output.metrics.latency_s)
         self._ttfts.append(output.metrics.ttft_s)
         self._gaps.extend(output.metrics.token_gaps_s)
@@ -48,7 +52,7 @@ class EngineStats:
         seconds = self._last_s - (self._first_s or 0.0) if self._first_s is not None else 0.0
         busy = self._busy_s or 1.0
         return {
-            "requests": len(self._latencies) + failed,
+            "requests": self._requests + failed,
             "failed": failed,
             "output_tokens": self.output_tokens,
             "seconds": seconds,

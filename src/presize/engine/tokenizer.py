@@ -19,7 +19,7 @@ class Tokenizer:
 
         try:
             self._inner: Any = AutoTokenizer.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
-        except (OSError, ValueError, KeyError) as error:
+        except Exception as error:  # the library's parsers raise bare exceptions for damaged files
             raise ModelError(f"can not load the tokenizer in {directory}: {error}") from error
         if not self._inner.is_fast:
             raise ModelError(f"{directory} has no tokenizer.json; only fast tokenizers are supported")
@@ -30,7 +30,7 @@ class Tokenizer:
             raise InvalidRequestError(f"prompt has {len(text)} characters; at most {MAX_PROMPT_CHARACTERS} are allowed")
         try:
             return list(self._inner(text)["input_ids"])
-        except UnicodeEncodeError as error:
+        except (UnicodeEncodeError, TypeError) as error:
             raise InvalidRequestError("prompt holds half of a surrogate pair; it is not valid text") from error
 
     def encode_chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
@@ -65,7 +65,6 @@ class TextStream:
         self._backend = backend
         self._decoder = DecodeStream(skip_special_tokens=True)
         self._stops = stops
-        self._longest = max(map(len, stops))
         self.text = ""
         self.matched: str | None = None
 
@@ -74,10 +73,12 @@ class TextStream:
         piece = self._decoder.step(self._backend, token_id)
         if not piece:
             return False
-        start = max(len(self.text) - self._longest + 1, 0)
+        known = len(self.text)
         self.text += piece
-        found = [(at, stop) for stop in self._stops if (at := self.text.find(stop, start)) >= 0] if may_stop else []
-        if not found:
+        # only what this piece completes: a string heard before min_tokens does not cut the answer later
+        places = [(self.text.find(stop, max(known - len(stop) + 1, 0)), stop) for stop in self._stops]
+        found = [place for place in places if place[0] >= 0]
+        if not found or not may_stop:
             return False
         at, self.matched = min(found)
         self.text = self.text[:at]
