@@ -47,3 +47,8 @@ def check_range(
     if not inside:
         bracket = "(" if above else "["
         raise error(f"{name} is {value}; it must be in {bracket}{low:g}, {high:g}]")
+
+
+def first_line(error: Exception) -> str:
+    """What another library has to say, in one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -14,7 +14,6 @@ from presize.core.lengths import LengthDistribution
 from presize.core.ordering import ORDERS, WaitingQueue
 from presize.core.request import Request
 
-
 CURVES = curves()
 
 

@@ -43,7 +43,7 @@ def undisturbed(engine_of, prompts) -> dict[str, list[list[int]]]:
     return {output.request_id: tokens(output) for outputs in steps(engine) for output in outputs}
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(
     when=st.dictionaries(st.integers(0, 11).map(str), st.integers(0, 25), max_size=8),
     policy=st.sampled_from(list(POLICIES)),

@@ -146,6 +146,6 @@ def test_one_bad_prompt_stops_generate_before_anything_ran_and_the_engine_goes_o
 def test_generate_leaves_requests_of_others_alone(llm_of):
     llm: LLM = llm_of()
     llm.engine.add_request("0", [5, 6], GREEDY)
-    with pytest.raises(InvalidRequestError, match="already in work"):
-        llm.generate([[7]], GREEDY, use_tqdm=False)
+    with pytest.raises(InvalidRequestError, match="empty"):
+        llm.generate([[7], []], GREEDY, use_tqdm=False)
     assert list(finish(llm.engine)) == ["0"]

@@ -90,7 +90,7 @@ class Intake:
             raise InvalidRequestError("prompt is empty; it must hold at least one token")
         if (largest := max(ids)) >= self._vocab_size:
             raise InvalidRequestError(
-                f"the tokenizer made token {largest}; the model has {self._vocab_size}, they do not fit each other"
+                f"the tokenizer made token {largest}; the model's go from 0 to {self._vocab_size - 1}"
             )
         room = self._max_model_len - len(ids)
         if room < 1:

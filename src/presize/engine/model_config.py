@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from presize.errors import ModelError
+from presize.errors import ModelError, first_line
 
 SUPPORTED = ("llama", "mistral", "qwen2", "qwen3")
 
@@ -52,7 +52,7 @@ def read_config(directory: Path) -> ModelConfig:
     try:
         config = AutoConfig.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError, ArithmeticError, StrictDataclassError) as error:
-        raise ModelError(f"can not read {directory / 'config.json'}: {_first_line(error)}") from error
+        raise ModelError(f"can not read {directory / 'config.json'}: {first_line(error)}") from error
     if config.model_type not in SUPPORTED:
         raise ModelError(
             f"architecture {config.model_type!r} is not supported; known: {', '.join(SUPPORTED)} (the Llama family)"
@@ -113,7 +113,3 @@ def _rotary(config: Any) -> tuple[torch.Tensor, float]:
         raise ModelError(f"rotary embedding {kind!r} is not supported")
     frequencies, scale = ROPE_INIT_FUNCTIONS[kind](config, torch.device("cpu"))
     return frequencies.float(), float(scale)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from presize.errors import InvalidRequestError, ModelError
+from presize.errors import InvalidRequestError, ModelError, first_line
 
 MAX_PROMPT_CHARACTERS = 2**24
 
@@ -20,7 +20,7 @@ class Tokenizer:
         try:
             self._inner: Any = AutoTokenizer.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
         except Exception as error:  # the library's parsers raise bare exceptions for damaged files
-            raise ModelError(f"can not load the tokenizer in {directory}: {error}") from error
+            raise ModelError(f"can not load the tokenizer in {directory}: {first_line(error)}") from error
         if not self._inner.is_fast:
             raise ModelError(f"{directory} has no tokenizer.json; only fast tokenizers are supported")
 
