@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, settings
 
 # no deadline: the machine is shared, and a slow example is not a wrong one
 _COMMON = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
-settings.register_profile("presize", _COMMON, max_examples=30)
-settings.register_profile("ci", _COMMON, max_examples=30, derandomize=True)
+settings.register_profile("presize", _COMMON, max_examples=20)
+settings.register_profile("ci", _COMMON, max_examples=20, derandomize=True)
 settings.register_profile("thorough", _COMMON, max_examples=1000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "presize"))
