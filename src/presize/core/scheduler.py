@@ -109,7 +109,7 @@ class Scheduler:
 
     def booked_tokens(self) -> int:
         """Tokens that the policy has promised to what runs, at most the pool."""
-        return min(self.policy.booked_tokens(), self.ledger.capacity_tokens)
+        return min(self.policy.booked_tokens(), self.ledger.capacity_tokens) if self.running else 0
 
     def has_unfinished_requests(self) -> bool:
         """True while anything runs or waits."""
