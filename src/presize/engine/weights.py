@@ -38,15 +38,18 @@ class Checkpoint:
         except (OSError, SafetensorError) as error:
             raise ModelError(f"can not read the weights in {directory}: {error}") from error
 
-    def read(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
-        """The tensor, rounded to the storage type and held in the type that the device computes in."""
+    def read(self, name: str, shape: tuple[int, ...], *, mapped: bool = False) -> torch.Tensor:
+        """The tensor, rounded to the storage type and held in the type that the device computes in.
+
+        mapped: it may stay a view of the file, of which only the rows that are used become resident.
+        """
         if name not in self._files:
             raise ModelError(f"the weights have no tensor {name!r}; the files do not fit config.json")
         tensor = self._files[name].get_tensor(name)  # type: ignore[attr-defined]
         if tuple(tensor.shape) != shape:
             raise ModelError(f"tensor {name!r} is {tuple(tensor.shape)}; config.json asks for {shape}")
-        # a copy in any case: the file's pages shall not stay mapped
-        return tensor.to(self._dtype).to(self._device, self._compute_dtype, copy=True)  # type: ignore[no-any-return]
+        # else a copy in any case: the file's pages shall not stay mapped
+        return tensor.to(self._dtype).to(self._device, self._compute_dtype, copy=not mapped)  # type: ignore[no-any-return]
 
 
 def _file_names(directory: Path) -> list[str]:
@@ -76,8 +79,10 @@ def load_decoder(
         if report:
             report("loading weights", index + 1, config.num_layers)
     table = (config.vocab_size, config.hidden_size)
-    embedding = checkpoint.read("model.embed_tokens.weight", table)
-    head = embedding if config.tied_embeddings else checkpoint.read("lm_head.weight", table)
+    head = checkpoint.read("model.embed_tokens.weight" if config.tied_embeddings else "lm_head.weight", table)
+    # a mapping of its own: laying out the head has touched every page of the other one
+    lookup = Checkpoint(directory, dtype, compute_dtype, device)
+    embedding = lookup.read("model.embed_tokens.weight", table, mapped=True)
     norm = checkpoint.read("model.norm.weight", (config.hidden_size,))
     return Decoder(config, layers, {"embedding": embedding, "final_norm": norm, "head": head})
 
