@@ -158,7 +158,10 @@ def test_payback_admits_what_repays_its_prefill_before_the_overflow(
 ) -> None:
     ledger = Ledger(capacity // 8, 8)
     costs = StepCosts(0.02, 0.0005, prefill_s)
-    policy = policy_of("payback", ledger, running, costs, risk=risk, payback=payback)
+    # the step before, in which something else ran, leaves no trace
+    policy = policy_of("payback", ledger, running[1:] + candidates[:1], costs, risk=risk, payback=payback)
+    policy.admits(Request("stranger", 5, 50, LengthDistribution.exactly(50)))
+    policy.begin(StepView(running, costs))
     live = list(running)
     for request in candidates:
         tau = first_overflow([*live, request], ledger, risk)

@@ -115,13 +115,20 @@ def test_running_answers_keep_the_first_to_finish_from_biasing_the_curve(seed: i
     assert blind.at(stop) == pytest.approx(0.0, abs=1e-6)
 
 
-def test_staggered_starts_converge_too() -> None:
+@pytest.mark.parametrize(("hazard", "oldest", "points"), [(0.08, 31, (1, 5, 10, 20, 28)), (0.01, 400, (20, 90, 270))])
+def test_staggered_starts_converge_too(hazard: float, oldest: int, points: tuple[int, ...]) -> None:
     """The clock stops when the answers have ages of all kinds; every running one counts up to its own."""
     rng = np.random.default_rng(7)
-    lengths, age = rng.geometric(0.08, 80_000), rng.integers(0, 31, 80_000)
+    lengths, age = rng.geometric(hazard, 80_000), rng.integers(0, oldest, 80_000)
     curve = learned(lengths[lengths <= age].tolist(), [], age[lengths > age].tolist())
-    for point in (1, 5, 10, 20, 28):
-        assert curve.at(point) == pytest.approx(0.92**point, abs=0.006)
+    for point in points:
+        assert curve.at(point) == pytest.approx((1 - hazard) ** point, abs=0.006)
+
+
+@given(st.lists(st.integers(1, 5000), max_size=20), st.lists(st.integers(0, 5000), min_size=1, max_size=20))
+def test_a_running_answer_teaches_what_one_that_was_cut_off_there_does(ended: list[int], others: list[int]) -> None:
+    cut_off, running = learned(ended, others, [], KaplanMeier), learned(ended, [], others, KaplanMeier)
+    np.testing.assert_allclose(running.survival, cut_off.survival, atol=1e-12)
 
 
 def test_curves_handed_out_before_learn_too_and_keep_their_limits() -> None:

@@ -1,6 +1,6 @@
 """Paged attention for the decoder: the numba kernel on the CPU, torch operations elsewhere.
 
-Letters as in `attention_cpu`: N rows, H query heads, J key/value heads, D head size, B tokens a block.
+Letters as in `kernels.attention`: N rows, H query heads, J key/value heads, D head size, B tokens a block.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from presize.config import BLOCK_SIZE
+from presize.engine.elementwise import raw
 from presize.engine.kv_cache import KVCache
 from presize.engine.model_config import ModelConfig
 from presize.engine.plan import StepPlan
@@ -30,7 +31,7 @@ class PagedAttention(Protocol):
 
 def make_attention(config: ModelConfig, cache: KVCache, max_positions: int, threads: int) -> PagedAttention:
     """The implementation for the device that the cache is on."""
-    if cache.keys.device.type == "cpu":
+    if cache.storage.device.type == "cpu":
         return CpuAttention(config, cache, max_positions, threads)
     return TorchAttention(config, cache, max_positions)
 
@@ -44,16 +45,16 @@ def rotary_table(config: ModelConfig, max_positions: int) -> tuple[torch.Tensor,
 class CpuAttention:
     """Numba kernels over the cache's own memory."""
 
-    def __init__(self, config: ModelConfig, cache: KVCache, max_positions: int, threads: int) -> None:
-        from presize.engine import attention_cpu
+    _ITEMS_PER_THREAD = 4  # with fewer tiles than this, their heads are shared out, too
 
-        self._kernels = attention_cpu
-        attention_cpu.set_threads(threads)
+    def __init__(self, config: ModelConfig, cache: KVCache, max_positions: int, threads: int) -> None:
+        from presize.engine.kernels import attention
+
+        self._kernels = attention
         self._config, self._threads = config, threads
-        raw = torch.uint16 if cache.keys.dtype == torch.bfloat16 else torch.uint32
-        self._keys, self._values = cache.keys.view(raw).numpy(), cache.values.view(raw).numpy()
+        self._cache = raw(cache.storage.flatten(1))
         self._cos, self._sin = (t.numpy() for t in rotary_table(config, max_positions))
-        self._scale = np.float32(config.head_size**-0.5)
+        self._scale = np.float32(config.head_size**-0.5) * attention.LOG2E
 
     def begin(self, plan: StepPlan) -> None:
         tile = self._kernels.TILE
@@ -66,23 +67,25 @@ class CpuAttention:
         self._tile_tables = plan.table_starts[owner]
         last = self._tile_rows + self._tile_counts - 1
         cost = -(-plan.contexts[last] // BLOCK_SIZE) * self._tile_counts
-        self._bounds = self._kernels.balance(cost, self._config.num_kv_heads, self._threads)
+        self._split = 1 if len(owner) >= self._ITEMS_PER_THREAD * self._threads else self._config.num_kv_heads
+        self._bounds = self._kernels.balance(cost, self._split, self._threads)
         self._plan = plan
 
     def __call__(self, layer: int, qkv_NX: torch.Tensor) -> torch.Tensor:
-        plan, config = self._plan, self._config
-        qkv = qkv_NX.float().numpy().reshape(len(qkv_NX), -1, config.head_size)
-        queries = np.empty((len(qkv), config.num_heads, config.head_size), np.float32)
-        output = np.empty_like(queries)
-        keys, values = self._keys[layer], self._values[layer]
+        plan, heads, kv_heads = self._plan, self._config.num_heads, self._config.num_kv_heads
+        size = self._config.head_size
+        queries = np.empty(len(qkv_NX) * heads * size, np.float32)
+        output_NX = qkv_NX.new_empty(len(qkv_NX), heads * size)
+        cache = self._cache[layer]
         self._kernels.rotate_and_store(
-            qkv, plan.positions, plan.slots, self._cos, self._sin, self._scale, keys, values, queries
-        )
-        self._kernels.paged_attention(
-            queries, keys, values, plan.tables, plan.contexts,
-            self._tile_rows, self._tile_counts, self._tile_tables, self._bounds, output,
+            self._threads, raw(qkv_NX.flatten()), plan.positions, plan.slots, self._cos, self._sin, self._scale, heads, kv_heads,
+            cache, queries,
         )  # fmt: skip
-        return torch.from_numpy(output.reshape(len(output), -1)).to(qkv_NX.dtype)
+        self._kernels.paged_attention(
+            self._bounds, queries, cache, heads, kv_heads, self._split, size, plan.tables, plan.contexts,
+            self._tile_rows, self._tile_counts, self._tile_tables, raw(output_NX.view(-1)),
+        )  # fmt: skip
+        return output_NX
 
 
 class TorchAttention:
@@ -90,7 +93,7 @@ class TorchAttention:
 
     def __init__(self, config: ModelConfig, cache: KVCache, max_positions: int) -> None:
         self._config, self._cache = config, cache
-        self._device = cache.keys.device
+        self._device = cache.storage.device
         cos, sin = rotary_table(config, max_positions)
         self._cos, self._sin = cos.to(self._device), sin.to(self._device)
 

@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 
+from presize.engine.elementwise import rms_norm, silu_and_multiply
 from presize.engine.linear import Linear
 from presize.engine.model_config import ModelConfig
 
@@ -39,19 +40,19 @@ class Layer:
 
     def __call__(self, hidden_NC: torch.Tensor, attention: Attention) -> torch.Tensor:
         config = self.config
-        qkv_NX = self.qkv(_norm(hidden_NC, self.attention_norm, config))
+        qkv_NX = self.qkv(rms_norm(hidden_NC, self.attention_norm, config.norm_eps))
         if self.q_norm is not None and self.k_norm is not None:
             qkv_NX = self._normalise_heads(qkv_NX, self.q_norm, self.k_norm)
         hidden_NC = self.output.add_to(hidden_NC, attention(self.index, qkv_NX))
-        gate_up_NX = self.gate_up(_norm(hidden_NC, self.mlp_norm, config))
-        gate_NM, up_NM = gate_up_NX.chunk(2, dim=-1)
-        return self.down.add_to(hidden_NC, F.silu(gate_NM).mul_(up_NM))
+        gate_up_NX = self.gate_up(rms_norm(hidden_NC, self.mlp_norm, config.norm_eps))
+        return self.down.add_to(hidden_NC, silu_and_multiply(gate_up_NX))
 
     def _normalise_heads(self, qkv_NX: torch.Tensor, q_norm: torch.Tensor, k_norm: torch.Tensor) -> torch.Tensor:
         config = self.config
         heads = qkv_NX.view(len(qkv_NX), -1, config.head_size)
         q, k, v = heads.split([config.num_heads, config.num_kv_heads, config.num_kv_heads], dim=1)
-        return torch.cat([_norm(q, q_norm, config), _norm(k, k_norm, config), v], dim=1).flatten(1)
+        q, k = rms_norm(q, q_norm, config.norm_eps), rms_norm(k, k_norm, config.norm_eps)
+        return torch.cat([q, k, v], dim=1).flatten(1)
 
 
 class Decoder:
@@ -69,8 +70,4 @@ class Decoder:
         hidden_NC = F.embedding(ids_N, self.embedding)
         for layer in self.layers:
             hidden_NC = layer(hidden_NC, attention)
-        return self.head(_norm(hidden_NC[rows_R], self.final_norm, self.config)).float()
-
-
-def _norm(x: torch.Tensor, weight: torch.Tensor, config: ModelConfig) -> torch.Tensor:
-    return F.rms_norm(x, weight.shape, weight, config.norm_eps)
+        return self.head(rms_norm(hidden_NC[rows_R], self.final_norm, self.config.norm_eps)).float()

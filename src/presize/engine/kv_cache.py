@@ -1,6 +1,7 @@
-"""The KV cache: one pair of tensors a layer, cut into blocks; who owns which block is the ledger's business.
+"""The KV cache, cut into blocks; who owns which block is the ledger's business.
 
-P blocks, J key/value heads, D head size, B tokens a block:  keys (P, J, D, B), values (P, J, B, D).
+L layers, P blocks, J key/value heads, D head size, B tokens a block. A block of a layer lies in one piece, (J, 2, D B):
+for each head its keys, transposed to (D, B), then its values, (B, D).
 """
 
 from __future__ import annotations
@@ -17,13 +18,22 @@ class KVCache:
 
     def __init__(self, model: ModelConfig, num_blocks: int, dtype: torch.dtype, device: torch.device) -> None:
         self.num_blocks = num_blocks
-        shape = (model.num_layers, num_blocks, model.num_kv_heads, model.head_size, BLOCK_SIZE)
+        shape = (model.num_layers, num_blocks, model.num_kv_heads, 2, model.head_size * BLOCK_SIZE)
         try:
-            self.keys = torch.empty(shape, dtype=dtype, device=device)
-            self.values = torch.empty((*shape[:3], BLOCK_SIZE, model.head_size), dtype=dtype, device=device)
+            self.storage = torch.empty(shape, dtype=dtype, device=device)
         except RuntimeError as error:
             size = 2 * num_blocks * BLOCK_SIZE * kv_bytes_per_token(model, dtype) / 2 / 2**30
             raise ConfigError(f"no room for a KV cache of {num_blocks * BLOCK_SIZE} tokens ({size:.1f} GiB)") from error
+
+    @property
+    def keys(self) -> torch.Tensor:
+        """View (L, P, J, D, B)."""
+        return self.storage[:, :, :, 0].unflatten(-1, (-1, BLOCK_SIZE))
+
+    @property
+    def values(self) -> torch.Tensor:
+        """View (L, P, J, B, D)."""
+        return self.storage[:, :, :, 1].unflatten(-1, (BLOCK_SIZE, -1))
 
 
 def kv_bytes_per_token(model: ModelConfig, dtype: torch.dtype) -> int:
