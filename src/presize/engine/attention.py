@@ -78,8 +78,8 @@ class CpuAttention:
         output_NX = qkv_NX.new_empty(len(qkv_NX), heads * size)
         cache = self._cache[layer]
         self._kernels.rotate_and_store(
-            self._threads, raw(qkv_NX.flatten()), plan.positions, plan.slots, self._cos, self._sin, self._scale, heads, kv_heads,
-            cache, queries,
+            self._threads, raw(qkv_NX.flatten()), plan.positions, plan.slots,
+            self._cos, self._sin, self._scale, heads, kv_heads, cache, queries,
         )  # fmt: skip
         self._kernels.paged_attention(
             self._bounds, queries, cache, heads, kv_heads, self._split, size, plan.tables, plan.contexts,

@@ -28,12 +28,12 @@ class KVCache:
     @property
     def keys(self) -> torch.Tensor:
         """View (L, P, J, D, B)."""
-        return self.storage[:, :, :, 0].unflatten(-1, (-1, BLOCK_SIZE))
+        return self.storage[:, :, :, 0].view(*self.storage.shape[:3], -1, BLOCK_SIZE)
 
     @property
     def values(self) -> torch.Tensor:
         """View (L, P, J, B, D)."""
-        return self.storage[:, :, :, 1].unflatten(-1, (BLOCK_SIZE, -1))
+        return self.storage[:, :, :, 1].view(*self.storage.shape[:3], BLOCK_SIZE, -1)
 
 
 def kv_bytes_per_token(model: ModelConfig, dtype: torch.dtype) -> int:

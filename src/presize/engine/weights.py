@@ -72,18 +72,20 @@ def load_decoder(
     report: Progress | None = None,
 ) -> Decoder:
     """Read, fuse and lay out the weights, rounded to ``dtype`` and held in ``compute_dtype``."""
-    checkpoint = Checkpoint(directory, dtype, compute_dtype, device)
+
+    def opened() -> Checkpoint:
+        """A mapping of its own: pages of the files that were read stay resident as long as it lives."""
+        return Checkpoint(directory, dtype, compute_dtype, device)
+
     layers = []
     for index in range(config.num_layers):
-        layers.append(Layer(index, _layer_weights(checkpoint, index, config), config))
+        layers.append(Layer(index, _layer_weights(opened(), index, config), config))
         if report:
             report("loading weights", index + 1, config.num_layers)
     table = (config.vocab_size, config.hidden_size)
-    head = checkpoint.read("model.embed_tokens.weight" if config.tied_embeddings else "lm_head.weight", table)
-    # a mapping of its own: laying out the head has touched every page of the other one
-    lookup = Checkpoint(directory, dtype, compute_dtype, device)
-    embedding = lookup.read("model.embed_tokens.weight", table, mapped=True)
-    norm = checkpoint.read("model.norm.weight", (config.hidden_size,))
+    head = opened().read("model.embed_tokens.weight" if config.tied_embeddings else "lm_head.weight", table)
+    embedding = opened().read("model.embed_tokens.weight", table, mapped=True)
+    norm = opened().read("model.norm.weight", (config.hidden_size,))
     return Decoder(config, layers, {"embedding": embedding, "final_norm": norm, "head": head})
 
 

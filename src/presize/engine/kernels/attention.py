@@ -92,7 +92,20 @@ def paged_attention(
 
 @njit(fastmath=True, nogil=True, error_model="numpy")
 def _run_items(
-    start, stop, queries, cache, heads, kv_heads, split, size, tables, contexts, tile_rows, tile_counts, tile_tables, output
+    start,
+    stop,
+    queries,
+    cache,
+    heads,
+    kv_heads,
+    split,
+    size,
+    tables,
+    contexts,
+    tile_rows,
+    tile_counts,
+    tile_tables,
+    output,
 ):
     """Items ``start`` to ``stop``, on one thread; see `paged_attention`."""
     group = heads // kv_heads

@@ -169,7 +169,9 @@ def _widened(builder, value):
         return builder.bitcast(bits, _F32)
     count = value.type.count
     wide = ir.VectorType(_I32, count)
-    return builder.bitcast(builder.shl(builder.zext(value, wide), ir.Constant(wide, [16] * count)), ir.VectorType(_F32, count))
+    return builder.bitcast(
+        builder.shl(builder.zext(value, wide), ir.Constant(wide, [16] * count)), ir.VectorType(_F32, count)
+    )
 
 
 def _splat(builder, scalar, width):
@@ -180,7 +182,7 @@ def _splat(builder, scalar, width):
 
 
 def _accumulate(builder, place, a, b):
-    builder.store(builder.fadd(builder.fmul(a, b, flags=["fast"]), builder.load(place), flags=["fast"]), place)
+    builder.store(builder.fadd(builder.fmul(a, b, flags=["contract"]), builder.load(place), flags=["contract"]), place)
 
 
 def _plus(builder, offset, number):
