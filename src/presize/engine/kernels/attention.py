@@ -136,13 +136,26 @@ def _run_items(
             for own in range(own_heads):
                 keys = (np.int64(tables[table + block]) * kv_heads + part * own_heads + own) * (2 * B * size)
                 end = (own + 1) * total
+                # the next head of this block, else the first of the next block, of this item or the next
+                if own + 1 < own_heads:
+                    ahead = keys + 2 * B * size
+                elif seen + B < longest:
+                    ahead = (np.int64(tables[table + block + 1]) * kv_heads + part * own_heads) * (2 * B * size)
+                elif item + 1 < stop:
+                    after, part_after = (item + 1) // split, (item + 1) % split
+                    ahead = np.int64(tables[tile_tables[after]]) * kv_heads + part_after * own_heads
+                    ahead *= 2 * B * size
+                else:
+                    ahead = keys
                 for i in range(own * total, end, LANES):
                     lanes = min(LANES, end - i)
-                    _scores(lanes, tile_queries, i * size, cache, keys, size, flat_scores)
+                    _scores(lanes, tile_queries, i * size, cache, keys, size, flat_scores, ahead)
                     for lane in range(lanes):
                         valid = contexts[first + (i + lane - own * total) // group] - seen
                         _softmax_block(scores[lane], max(min(valid, B), 0), states[i + lane], acc[i + lane])
-                    _add_values(lanes, flat_scores, cache, keys + B * size, used, size, flat_acc, i * size)
+                    _add_values(
+                        lanes, flat_scores, cache, keys + B * size, used, size, flat_acc, i * size, ahead + B * size
+                    )
         for i in range(total * own_heads):
             target = _place(i, total, group, first, heads, part * own_heads) * size
             inverse = _ONE / states[i, 1]
@@ -179,30 +192,30 @@ def _softmax_block(scores, valid, state, acc):
 
 
 @njit(inline="always")
-def _scores(lanes, queries, query_at, cache, keys, size, scores):
+def _scores(lanes, queries, query_at, cache, keys, size, scores, ahead):
     if lanes == 4:
-        dot_block(4, queries, query_at, cache, keys, size, scores)
+        dot_block(4, queries, query_at, cache, keys, size, scores, ahead)
     elif lanes == 3:
-        dot_block(3, queries, query_at, cache, keys, size, scores)
+        dot_block(3, queries, query_at, cache, keys, size, scores, ahead)
     elif lanes == 2:
-        dot_block(2, queries, query_at, cache, keys, size, scores)
+        dot_block(2, queries, query_at, cache, keys, size, scores, ahead)
     else:
-        dot_block(1, queries, query_at, cache, keys, size, scores)
+        dot_block(1, queries, query_at, cache, keys, size, scores, ahead)
 
 
 @njit(inline="always")
-def _add_values(lanes, weights, cache, values, used, size, acc, acc_at):
+def _add_values(lanes, weights, cache, values, used, size, acc, acc_at, ahead):
     if size % 32:  # no common head size; any multiple of 4 works
         for lane in range(lanes):
-            add_weighted(1, 2, weights[lane * B :], cache, values, used, size, acc, acc_at + lane * size)
+            add_weighted(1, 2, weights[lane * B :], cache, values, used, size, acc, acc_at + lane * size, ahead)
     elif lanes == 4:
-        add_weighted(4, 16, weights, cache, values, used, size, acc, acc_at)
+        add_weighted(4, 16, weights, cache, values, used, size, acc, acc_at, ahead)
     elif lanes == 3:
-        add_weighted(3, 16, weights, cache, values, used, size, acc, acc_at)
+        add_weighted(3, 16, weights, cache, values, used, size, acc, acc_at, ahead)
     elif lanes == 2:
-        add_weighted(2, 16, weights, cache, values, used, size, acc, acc_at)
+        add_weighted(2, 16, weights, cache, values, used, size, acc, acc_at, ahead)
     else:
-        add_weighted(1, 16, weights, cache, values, used, size, acc, acc_at)
+        add_weighted(1, 16, weights, cache, values, used, size, acc, acc_at, ahead)
 
 
 def balance(tile_costs: np.ndarray, split: int, threads: int) -> np.ndarray:

@@ -19,17 +19,18 @@ _WIDTH = 16  # float32 lanes of a vector over the tokens of a block
 
 
 @intrinsic(prefer_literal=True)
-def dot_block(typing, lanes, queries, query_at, keys, key_at, size, scores):
+def dot_block(typing, lanes, queries, query_at, keys, key_at, size, scores, ahead):
     """scores[l, t] = sum over d < size of queries[l, d] keys[d, t], for l < ``lanes`` (a literal) and the block's t.
 
     queries from ``query_at`` in rows of ``size``, keys from ``key_at`` in rows of 32; scores (lanes * 32,) float32.
+    ahead: where the next keys lie; they are fetched meanwhile.
     """
     count = lanes.literal_value
     parts = range(_BLOCK // _WIDTH)
 
     def generate(context, builder, signature, args):
         q, k, s = (_data(context, builder, signature, args, i) for i in (1, 3, 6))
-        query_at, key_at, size = args[2], args[4], args[5]
+        query_at, key_at, size, ahead = args[2], args[4], args[5], args[7]
         zero = ir.Constant(ir.VectorType(_F32, _WIDTH), [0.0] * _WIDTH)
         sums = [cgutils.alloca_once(builder, zero.type) for _ in range(count) for _ in parts]
         for place in sums:
@@ -38,6 +39,7 @@ def dot_block(typing, lanes, queries, query_at, keys, key_at, size, scores):
         with cgutils.for_range(builder, size) as loop:
             row = _offset(builder, key_at, loop.index, _BLOCK)
             loaded = [_load(builder, k, _plus(builder, row, part * _WIDTH), keys, _WIDTH) for part in parts]
+            _prefetch(builder, k, _offset(builder, ahead, loop.index, _BLOCK))
             for lane in range(count):
                 factor = _splat(builder, _load(builder, q, builder.add(rows[lane], loop.index), queries), _WIDTH)
                 for part in parts:
@@ -47,22 +49,23 @@ def dot_block(typing, lanes, queries, query_at, keys, key_at, size, scores):
         return context.get_dummy_value()
 
     whole = types.int64
-    return types.void(lanes, queries, whole, keys, whole, whole, scores), generate
+    return types.void(lanes, queries, whole, keys, whole, whole, scores, whole), generate
 
 
 @intrinsic(prefer_literal=True)
-def add_weighted(typing, lanes, width, weights, values, value_at, used, size, acc, acc_at):
+def add_weighted(typing, lanes, width, weights, values, value_at, used, size, acc, acc_at, ahead):
     """acc[l, i] += sum over t < used of weights[l, t] values[t, i], for l < ``lanes`` and i < size.
 
     lanes, width: literals; size must be a multiple of 2 * width. weights (lanes * 32,) float32; values from
     ``value_at`` and acc (float32) from ``acc_at`` in rows of ``size``. Values from ``used`` on are never read.
+    ahead: where the next values lie; they are fetched meanwhile.
     """
     count, vector = lanes.literal_value, width.literal_value
     chains = [(lane, half) for lane in range(count) for half in range(2)]
 
     def generate(context, builder, signature, args):
         w, v, a = (_data(context, builder, signature, args, i) for i in (2, 3, 7))
-        value_at, used, size, acc_at = args[4], args[5], args[6], args[8]
+        value_at, used, size, acc_at, ahead = args[4], args[5], args[6], args[8], args[9]
         sums = [cgutils.alloca_once(builder, ir.VectorType(_F32, vector)) for _ in chains]
         rows = [_offset(builder, acc_at, size, lane) for lane in range(count)]
         step = ir.Constant(_I64, 2 * vector)
@@ -74,6 +77,7 @@ def add_weighted(typing, lanes, width, weights, values, value_at, used, size, ac
             with cgutils.for_range(builder, used) as loop:
                 row = builder.add(_offset(builder, value_at, loop.index, size), first)
                 loaded = [_load(builder, v, _plus(builder, row, half * vector), values, vector) for half in range(2)]
+                _prefetch(builder, v, builder.add(_offset(builder, ahead, loop.index, size), first))
                 for place, (lane, half) in zip(sums, chains, strict=True):
                     weight = _load(builder, w, _plus(builder, loop.index, lane * _BLOCK), weights)
                     _accumulate(builder, place, _splat(builder, weight, vector), loaded[half])
@@ -82,7 +86,7 @@ def add_weighted(typing, lanes, width, weights, values, value_at, used, size, ac
         return context.get_dummy_value()
 
     whole = types.int64
-    return types.void(lanes, width, weights, values, whole, whole, whole, acc, whole), generate
+    return types.void(lanes, width, weights, values, whole, whole, whole, acc, whole, whole), generate
 
 
 @intrinsic
@@ -157,6 +161,15 @@ def _load(builder, base, offset, array, width=1):
     kind = stored if width == 1 else ir.VectorType(stored, width)
     value = builder.load(_at(builder, base, offset, kind), align=array.dtype.bitwidth // 8)
     return _widened(builder, value) if stored is _I16 else value
+
+
+def _prefetch(builder, base, offset):
+    """Into the second-level cache: while a block is worked on the first level has no room for the next one."""
+    pointer = ir.IntType(8).as_pointer()
+    kind = ir.FunctionType(ir.VoidType(), [pointer, _I32, _I32, _I32])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+    for_reading, second_level, data = (ir.Constant(_I32, number) for number in (0, 2, 1))
+    builder.call(function, [_at(builder, base, offset, ir.IntType(8)), for_reading, second_level, data])
 
 
 def _store(builder, base, offset, value):
