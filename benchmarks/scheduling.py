@@ -18,7 +18,7 @@ from presize.core.lengths import GRID, LengthDistribution
 from presize.core.request import Request
 from presize.core.scheduler import Scheduler
 
-TOKENS_EACH = 300  # KV tokens of the pool for each running request: what it holds, and what the forecast keeps free
+TOKENS_EACH = 255  # KV tokens of the pool for each running request: what it holds, and what the forecast keeps free
 
 
 def main() -> None:

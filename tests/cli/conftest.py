@@ -138,7 +138,7 @@ class Loader:
 def loader(monkeypatch: pytest.MonkeyPatch) -> Loader:
     """No verb loads a model in these tests."""
     result = Loader([])
-    monkeypatch.setattr("presize.cli.generate.load_engine", result)
+    monkeypatch.setattr("presize.cli.answering.load_engine", result)
     monkeypatch.setattr("presize.cli.bench.load_engine", result)
     return result
 

@@ -59,6 +59,7 @@ COMMON = [
 # A flag that goes or is renamed breaks somebody's script: change this list only on purpose, and tell of it.
 SURFACE = {
     "generate": ["--output", "--resume", "--overwrite", *COMMON],
+    "collect": ["--output", "--resume", "--overwrite", "--samples", *COMMON],
     "bench": ["--policies", "--orders", "--repeats", "--warmup", "--save-result", *COMMON],
 }
 
@@ -81,7 +82,7 @@ def test_the_flags_are_frozen(verb: str) -> None:
 
 
 def test_the_verbs_are_frozen() -> None:
-    assert [verb.name for verb in VERBS] == ["pull", "generate", "bench"]
+    assert [verb.name for verb in VERBS] == ["pull", "generate", "collect", "bench"]
 
 
 @pytest.mark.parametrize("flag", ["--help", "--version"])
@@ -111,7 +112,7 @@ def test_help_teaches(capsys: Any) -> None:
     assert all(len(line) <= 120 for line in text.splitlines())
 
 
-@pytest.mark.parametrize("verb", ["pull", "generate", "bench", "bench offline"])
+@pytest.mark.parametrize("verb", ["pull", "generate", "collect", "bench", "bench offline"])
 def test_help_of_every_verb(verb: str, capsys: Any) -> None:
     assert main([*verb.split(), "--help"]) == 0
     assert capsys.readouterr().out.startswith(f"usage: presize {verb.partition(' ')[0]}")
@@ -120,8 +121,8 @@ def test_help_of_every_verb(verb: str, capsys: Any) -> None:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("", "a verb is missing; known: pull, generate, bench"),
-        ("generat", "unknown verb 'generat'; known: pull, generate, bench; did you mean generate?"),
+        ("", "a verb is missing; known: pull, generate, collect, bench"),
+        ("generat", "unknown verb 'generat'; known: pull, generate, collect, bench; did you mean generate?"),
         ("--verson", "did you mean --version?"),
         ("bench ofline", "choose from"),
         ("bench", "required: KIND"),

@@ -112,7 +112,7 @@ def _names(kind: str, flag: str, text: str) -> list[str]:
 def _compare(args: argparse.Namespace, options: EngineOptions, plans: list[Plan], work: list[Row | RowError]) -> int:
     from rich.console import Console
 
-    from presize.cli.generate import report_errors
+    from presize.cli.answering import report_errors
     from presize.cli.progress import Progress
     from presize.cli.summary import json_line, print_table
 

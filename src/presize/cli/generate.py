@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import Any
 
+from presize.cli.answering import add_files, answer_file
 from presize.cli.flags import add_flags, build, gather
 from presize.cli.generate_options import GenerateOptions
-from presize.cli.outfile import Sink, open_output
-from presize.cli.rows import IGNORED_FIELDS, KNOWN_FIELDS, Row, RowError, read_rows
-from presize.cli.text import count, paragraphs
-from presize.cli.work import Counts, at_least_one, load_engine, open_input, run_rows
+from presize.cli.rows import IGNORED_FIELDS, KNOWN_FIELDS, Row
+from presize.cli.text import paragraphs
 from presize.config import EngineOptions
 from presize.engine.outputs import CompletionOutput, RequestOutput
 
 OPTIONS = (GenerateOptions, EngineOptions)
-MAX_ERRORS_SHOWN = 5
 
 _OPTIONAL_FIELDS = [name for name in KNOWN_FIELDS if name not in ("prompt", "messages")]
 _EPILOG = paragraphs(
@@ -40,14 +37,7 @@ def add_parser(subparsers: Any) -> None:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("input", metavar="IN.jsonl", help="the rows; - is standard input")
-    group = parser.add_argument_group("Output")
-    group.add_argument("--output", metavar="OUT.jsonl", required=True, help="the answers; - is standard output")
-    exclusive = group.add_mutually_exclusive_group()
-    exclusive.add_argument(
-        "--resume", action="store_true", help="go on with OUT.jsonl: skip the rows it answers, try its errors again"
-    )
-    exclusive.add_argument("--overwrite", action="store_true", help="replace an OUT.jsonl that has rows")
+    add_files(parser, "the answers; - is standard output")
     add_flags(parser, OPTIONS)
 
 
@@ -55,75 +45,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the verb; the exit status is 1 if a row failed."""
     values = gather(args, OPTIONS)
     engine_options, options = build(EngineOptions, values), build(GenerateOptions, values)
-    with open_input(args.input) as stream:
-        sink = open_output(args.output, resume=args.resume, overwrite=args.overwrite, input_path=args.input)
-        try:
-            rows = read_rows(stream, options.sampling(), model=engine_options.model, chat=options.chat)
-            status = _generate(engine_options, at_least_one(rows, args.input), sink, args.output)
-        finally:
-            sink.close()
-    return status
-
-
-def _generate(engine_options: EngineOptions, rows: Any, sink: Sink, output_path: str) -> int:
-    from rich.console import Console
-
-    from presize.cli.progress import Progress
-    from presize.cli.summary import json_line, print_table, selected
-
-    skipped = 0
-
-    def unanswered() -> Any:
-        nonlocal skipped
-        for row in rows:
-            if isinstance(row, Row) and row.request_id in sink.done:
-                skipped += 1
-            else:
-                yield row
-
-    errors: list[RowError] = []
-
-    def on_error(error: RowError) -> None:
-        if len(errors) < MAX_ERRORS_SHOWN:
-            errors.append(error)
-        sink.write(error.as_row())
-
-    console = Console(stderr=True)
-    counts = Counts()
-    try:
-        with Progress(console) as progress:
-            engine = load_engine(engine_options, progress.report)
-            sink.begin()
-
-            def on_step(so_far: Counts) -> None:
-                nonlocal counts
-                counts = so_far
-                progress.update(so_far, engine)
-
-            run_rows(engine, unanswered(), lambda row, output: sink.write(output_row(row, output)), on_error, on_step)
-            if skipped:
-                progress.say(f"{count(skipped, 'row')} had an answer in {output_path} already")
-    except KeyboardInterrupt:
-        if output_path != "-":
-            hint = f"{count(counts.done, 'row')} of this run {'is' if counts.done == 1 else 'are'} in {output_path}"
-            console.print(
-                f"presize: stopped; {hint}; the same command with --resume goes on", markup=False, soft_wrap=True
-            )
-        raise
-    figures = selected(engine.stats.summary(failed=counts.failed))
-    print_table(console, {"": figures})
-    report_errors(console, errors, counts.failed)
-    sys.stdout.write(json_line(figures))
-    return 1 if counts.failed else 0
-
-
-def report_errors(console: Any, errors: list[RowError], failed: int) -> None:
-    """Say which rows failed, the first few by name."""
-    for error in errors:
-        text = f"presize: line {error.line} (id {error.id}): {error.error}"
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
-    if failed > len(errors):
-        console.print(f"presize: {count(failed - len(errors), 'more row')} failed", highlight=False)
+    return answer_file(args, engine_options, options, lambda row, output: [output_row(row, output)])
 
 
 def output_row(row: Row, output: RequestOutput) -> dict[str, Any]:

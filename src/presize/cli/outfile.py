@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, NoReturn, Protocol
 
@@ -14,6 +15,7 @@ from presize.cli.text import count
 from presize.errors import ConfigError, PresizeError
 
 _FIRST_BYTES = b'{"id":'  # of every line that is written here
+_MARKS = {"error", "text", "output_tokens"}  # one of them is in every line
 
 
 class OutputError(PresizeError):
@@ -28,8 +30,8 @@ class Sink(Protocol):
     def begin(self) -> None:
         """The model is loaded: now the file may change."""
 
-    def write(self, row: dict[str, Any]) -> None:
-        """Append one row; OutputError if it does not fit."""
+    def write(self, *rows: dict[str, Any]) -> None:
+        """Append the rows, all or none; OutputError if they do not fit."""
 
     def close(self) -> None:
         """Flush to the disk; OutputError if that fails."""
@@ -43,9 +45,9 @@ class StdoutSink:
     def begin(self) -> None:
         """Nothing to prepare."""
 
-    def write(self, row: dict[str, Any]) -> None:
-        """Write and flush one line, always as UTF-8."""
-        sys.stdout.buffer.write(orjson.dumps(row) + b"\n")
+    def write(self, *rows: dict[str, Any]) -> None:
+        """Write and flush, always as UTF-8."""
+        sys.stdout.buffer.write(_lines(rows))
         sys.stdout.buffer.flush()
 
     def close(self) -> None:
@@ -53,7 +55,7 @@ class StdoutSink:
 
 
 class FileSink:
-    """Rows to a file; one ``write`` call each, and a line that was cut short is taken back.
+    """Rows to a file; one call of the system for each ``write``, and what was cut short is taken back.
 
     The constructor only looks: ``begin`` changes the file. So a run that fails to load its model harms nothing.
     """
@@ -63,7 +65,7 @@ class FileSink:
         self.path = os.path.realpath(path)  # a link stays a link when the file is replaced
         self.done: frozenset[str] = frozenset()
         self.written = 0  # rows in this run
-        self._errors: set[int] = set()  # lines of an earlier run that hold errors: those rows are tried again
+        self._again: set[int] = set()  # lines of an earlier run whose rows are tried again: errors, missing samples
         self._resume, self._overwrite = resume, overwrite
         if not_this is not None and os.path.exists(self.path) and os.path.samefile(self.path, not_this):
             raise ConfigError(f"--output {path} is the input itself; give another file")
@@ -83,25 +85,25 @@ class FileSink:
             )
 
     def begin(self) -> None:
-        """Truncate (``overwrite``), or drop a torn last line and the rows of errors (``resume``)."""
+        """Truncate (``overwrite``), or drop a torn last line and the rows that are tried again (``resume``)."""
         try:
             if not self._regular:
                 return
             if self._overwrite:
                 self._size = 0
-            elif self._errors:
-                self._drop_errors()
+            elif self._again:
+                self._drop_lines()
             os.ftruncate(self._fd, self._size)
         except OSError as error:
             raise self._failure(error) from error
 
-    def write(self, row: dict[str, Any]) -> None:
-        """Append one row; BrokenPipeError and interrupts pass through, other failures are an OutputError."""
-        line = orjson.dumps(row, option=orjson.OPT_NON_STR_KEYS) + b"\n"
+    def write(self, *rows: dict[str, Any]) -> None:
+        """Append the rows; BrokenPipeError and interrupts pass through, other failures are an OutputError."""
+        lines = _lines(rows)
         try:
-            sent = os.write(self._fd, line)
-            while sent < len(line):  # a file that is nearly full takes a part first
-                sent += os.write(self._fd, line[sent:])
+            sent = os.write(self._fd, lines)
+            while sent < len(lines):  # a file that is nearly full takes a part first
+                sent += os.write(self._fd, lines[sent:])
         except BaseException as error:
             if self._regular:
                 with suppress(OSError):
@@ -109,7 +111,7 @@ class FileSink:
             if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
                 raise self._failure(error) from error
             raise
-        self._size += len(line)
+        self._size += len(lines)
         self.written += 1
 
     def close(self) -> None:
@@ -132,8 +134,9 @@ class FileSink:
         )
 
     def _scan(self) -> None:
-        """Find what is done, where the last complete line ends and whether rows of errors have to go."""
+        """Find what is done, where the last complete line ends and which lines have to go."""
         done: set[str] = set()
+        partial: dict[str, list[int]] = {}  # lines of a row that has several
         complete = 0
         with open(self.path, "rb") as file:
             for number, line in enumerate(file, 1):
@@ -143,10 +146,17 @@ class FileSink:
                     break
                 complete += len(line)
                 row = self._parsed(number, line)
+                key = str(row["id"])
                 if "error" in row:
-                    self._errors.add(number)
-                else:
-                    done.add(str(row["id"]))
+                    self._again.add(number)
+                    continue
+                lines = partial.setdefault(key, [])
+                lines.append(number)
+                samples = row.get("samples")
+                if len(lines) >= (samples if isinstance(samples, int) else 1):
+                    done.add(key)
+                    del partial[key]
+        self._again.update(number for lines in partial.values() for number in lines)
         self.done = frozenset(done)
         self._size = complete
 
@@ -154,7 +164,7 @@ class FileSink:
         row: object = None
         with suppress(orjson.JSONDecodeError):
             row = orjson.loads(line)
-        if not isinstance(row, dict) or "id" not in row or not ("error" in row or "text" in row):
+        if not isinstance(row, dict) or "id" not in row or not row.keys() & _MARKS:
             self._refuse(number)
         return row
 
@@ -165,7 +175,7 @@ class FileSink:
             "with it; give another file"
         )
 
-    def _drop_errors(self) -> None:
+    def _drop_lines(self) -> None:
         """Write the other lines to a new file beside the old one, then put it in the old one's place."""
         temporary = f"{self.path}.{os.getpid()}.tmp"
         mode = stat.S_IMODE(os.fstat(self._fd).st_mode)
@@ -173,7 +183,7 @@ class FileSink:
         try:
             with open(self.path, "rb") as old, open(new, "wb", closefd=False) as file:
                 for number, line in enumerate(old, 1):
-                    if number not in self._errors and line.endswith(b"\n"):
+                    if number not in self._again and line.endswith(b"\n"):
                         file.write(line)
             os.fsync(new)
             os.replace(temporary, self.path)
@@ -183,7 +193,11 @@ class FileSink:
                 os.unlink(temporary)
             raise
         os.close(self._fd)
-        self._fd, self._size, self._errors = new, os.fstat(new).st_size, set()
+        self._fd, self._size, self._again = new, os.fstat(new).st_size, set()
+
+
+def _lines(rows: Sequence[dict[str, Any]]) -> bytes:
+    return b"".join(orjson.dumps(row, option=orjson.OPT_NON_STR_KEYS) + b"\n" for row in rows)
 
 
 def open_output(path: str, *, resume: bool, overwrite: bool, input_path: str) -> Sink:

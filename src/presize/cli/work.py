@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, BinaryIO, Protocol
 
@@ -81,10 +81,13 @@ def run_rows(
     on_output: Callable[[Row, RequestOutput], None],
     on_error: Callable[[RowError], None],
     on_step: Callable[[Counts], None],
+    *,
+    keep_prompts: bool = False,
 ) -> Counts:
     """Put every row into the engine's queue, then step until all are answered.
 
-    ``on_step`` is called after each row that is read and after each step. A row that the engine refuses goes to
+    ``on_step`` is called after each row that is read and after each step. ``on_output`` gets the row without its
+    prompt unless ``keep_prompts``. A row that the engine refuses goes to
     ``on_error`` and leaves the others alone; any other exception ends the run.
     """
     counts = Counts()
@@ -97,8 +100,8 @@ def run_rows(
             on_error(bad)
         else:
             assert isinstance(row, Row)
-            # Without its prompt, which the engine has: a file may have a million of them.
-            pending[row.request_id] = Row(row.line, row.id, None, None, row.params)
+            # mostly without its prompt, which the engine has: a file may have a million of them
+            pending[row.request_id] = row if keep_prompts else replace(row, prompt=None, messages=None)
         on_step(counts)
     while engine.has_unfinished_requests():
         for output in engine.step():

@@ -1,8 +1,8 @@
 """Parallel loops for numba kernels on torch's own threads.
 
-numba has a thread pool of its own. Beside torch's, whose threads spin for the next operator, each of its loops waits
-some 20 us for a core (docs/log.md, 2026-11-24). So `parallel_for` asks the OpenMP runtime that torch is linked
-against: between two operators its threads are awake already, and a row is worked on by the core that has it cached.
+numba has a thread pool of its own. Beside torch's, whose threads spin for the next operator, its loops wait for a core
+(docs/log.md, 2026-11-24). So `parallel_for` asks the OpenMP runtime that torch is linked against: between two
+operators its threads are awake already, and a row is worked on by the core that has it cached.
 """
 
 from __future__ import annotations
