@@ -129,3 +129,36 @@ class EngineOptions(ModelOptions, MemoryOptions, SchedulerOptions):
         if unknown := sorted(set(values) - set(known)):
             raise ConfigError(f"unknown option {unknown[0]!r}; known: {', '.join(known)}")
         return cls(**values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnOptions(Options):
+    """What is learned, from what."""
+
+    model: str = option(DEFAULT_MODEL, "the model that gave the answers; its tokenizer reads the prompts")
+    predictor: str = option("attention", "what is learned", choices=("attention", "encoder", "linear", "s3"))
+    teacher: str | None = option(
+        None, "attention: directory of a predictor to learn from as well, such as an encoder learned from the same log"
+    )
+    prompts: str | None = option(
+        None, "attention with a teacher: JSONL file of rows with `prompt` or `messages`, more prompts to ask it about"
+    )
+    variants: int = option(
+        100_000, "attention with a teacher: prompts made of the known ones to ask it about", low=0, high=2_000_000
+    )
+    held_out: float = option(
+        0.1, "share of the prompts that is not learned from: it says when to stop, calibrates, and is reported",
+        low=0.01, high=0.5,
+    )  # fmt: skip
+    licence: str = option("unknown", "licence of what is learned, kept in its header")
+    seed: int = option(0, "seed of the split and of the training", low=0, high=2**31)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(Options):
+    """What forecasts are compared with."""
+
+    model: str | None = option(None, "the model that gave the answers (default: the one the predictor is for)")
+    save_plot: str | None = option(
+        None, "write a picture: predicted against true lengths, and how often answers fall below each quantile"
+    )

@@ -36,6 +36,8 @@ VERBS = (
     Verb("pull", "Get a model", "fetch a model, check it and keep it in the cache", "presize.cli.pull"),
     Verb("generate", "Run prompts", "answer every line of a JSONL file; can be resumed", "presize.cli.generate"),
     Verb("collect", "Forecast lengths", "keep how long a model's answers are, to learn from", "presize.cli.collect"),
+    Verb("learn", "Forecast lengths", "learn to forecast lengths from such a log", "presize.cli.learn"),
+    Verb("evaluate", "Forecast lengths", "how good a learned predictor's forecasts are", "presize.cli.evaluate"),
     Verb("bench", "Measure", "`bench offline`: compare admission policies on your own prompts", "presize.cli.bench"),
 )
 _EXAMPLES = """\

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,15 @@ class Tokenizer:
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of tokens, special ones left out."""
         return str(self._inner.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def fingerprint(self) -> str:
+        """The same for two tokenizers that make the same tokens: a hash of the vocabulary."""
+        vocabulary = sorted(self._inner.get_vocab().items(), key=lambda item: item[1])
+        return hashlib.blake2b(repr(vocabulary).encode(), digest_size=16).hexdigest()
+
+    def content(self) -> bytes:
+        """All of it, as `tokenizer.json` has it."""
+        return str(self._inner.backend_tokenizer.to_str()).encode()
 
     def stream(self, stops: Sequence[str]) -> TextStream:
         """A stream that looks for stop strings."""

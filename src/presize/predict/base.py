@@ -5,6 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from presize.config import SchedulerOptions
 from presize.core.lengths import IntArray, LengthDistribution
@@ -16,9 +20,10 @@ class Query:
     """What is known of a request before it starts."""
 
     request_id: str
-    prompt_token_ids: Sequence[int]
+    prompt_token_ids: Sequence[int] | NDArray[np.integer[Any]]
     max_tokens: int
     temperature: float = 0.0
+    system: bool = False  # the conversation starts with a system prompt of the client's own
 
 
 class Predictor(ABC):

