@@ -27,8 +27,8 @@ def option(
 ) -> Any:
     """A dataclass field that knows its help text and its range.
 
-    ``registry`` names a kind whose known names are asked for when the flags are built ("policy", "order",
-    "predictor"), so that this module imports nothing above it.
+    ``registry`` names a kind whose known names are asked for when the flags are built ("policy", "order"),
+    so that this module imports nothing above it.
     """
     return field(
         default=default,
@@ -97,7 +97,12 @@ class SchedulerOptions(Options):
 
     policy: str = option("payback", "admission policy", registry="policy")
     order: str = option("fcfs", "order of the waiting requests", registry="order")
-    predictor: str = option("kaplan-meier", "where length forecasts come from", registry="predictor")
+    predictor: str = option(
+        "auto",
+        "where length forecasts come from: kaplan-meier (the answers so far), ewma (the same, old ones fade), oracle, "
+        "max-tokens, a directory of `presize learn`, or auto: the one that comes with the default model, else "
+        "kaplan-meier",
+    )
     lengths: str | None = option(
         None, "for --predictor oracle: a JSONL file with `id` and `output_tokens`, such as an earlier OUT.jsonl"
     )

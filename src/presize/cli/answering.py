@@ -87,6 +87,8 @@ def _answer(
     try:
         with Progress(console) as progress:
             engine = load_engine(engine_options, progress.report)
+            if engine.forecast_source:
+                progress.say(engine.forecast_source)
             sink.begin()
 
             def on_step(so_far: Counts) -> None:

@@ -25,7 +25,7 @@ from presize.engine.sequence import Sequence
 from presize.engine.stats import EngineStats
 from presize.engine.tokenizer import Tokenizer
 from presize.engine.weights import Progress
-from presize.predict import PREDICTORS
+from presize.predict import choose
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Engine:
 
     def _set_up(self, options: EngineOptions) -> None:
         self.options = options
-        self.predictor = PREDICTORS.get(options.predictor)(options)
+        self.predictor, self.forecast_source = choose(options, options.model, self.tokenizer.fingerprint)
         ledger = Ledger(self.runner.num_blocks, BLOCK_SIZE)
         self.scheduler = Scheduler(
             options, ledger, max_num_seqs=options.max_num_seqs, max_num_batched_tokens=options.max_num_batched_tokens
@@ -80,10 +80,13 @@ class Engine:
 
     def add_chat(self, request_id: str, messages: SequenceOf[dict[str, str]], params: SamplingParams) -> None:
         """Queue a conversation, put into the model's chat template."""
-        self._add(request_id, None, self.tokenizer.encode_chat(messages), params)
+        ids = self.tokenizer.encode_chat(messages)
+        self._add(request_id, None, ids, params, system=messages[0]["role"] == "system")
 
-    def _add(self, request_id: str, text: str | None, ids: list[int], params: SamplingParams) -> None:
-        group = self._intake.group(request_id, text, ids, params, self._clock(), self._groups)
+    def _add(
+        self, request_id: str, text: str | None, ids: list[int], params: SamplingParams, system: bool = False
+    ) -> None:
+        group = self._intake.group(request_id, text, ids, params, self._clock(), self._groups, system)
         forecasts = self.predictor.predict([s.query for s in group.sequences])
         for sequence, forecast in zip(group.sequences, forecasts, strict=True):
             sequence.request.forecast = forecast

@@ -82,8 +82,9 @@ class Intake:
         params: SamplingParams,
         now: float,
         taken: Container[str],
+        system: bool = False,
     ) -> Group:
-        """Sequences for one prompt; their forecasts are still to be set."""
+        """Sequences for one prompt; their forecasts are still to be set. system: the client gave a system prompt."""
         if request_id in taken:
             raise InvalidRequestError(f"id {request_id!r} is already in work; ids must differ")
         if not ids:
@@ -111,7 +112,9 @@ class Intake:
             raise InvalidRequestError(f"stop_token_ids holds {bad[0]}; token ids go from 0 to {self._vocab_size - 1}")
         seed = int(self._seeds.integers(SEED_RANGE[1])) if params.seed is None else params.seed
         sequences = [
-            self._sequence(request_id, ids, params, max_tokens, index, (seed + index) % (SEED_RANGE[1] + 1), now)
+            self._sequence(
+                request_id, ids, params, max_tokens, index, (seed + index) % (SEED_RANGE[1] + 1), now, system
+            )
             for index in range(params.n)
         ]
         return Group(request_id, text, ids, sequences, now)
@@ -125,12 +128,13 @@ class Intake:
         index: int,
         seed: int,
         now: float,
+        system: bool,
     ) -> Sequence:
         key = f"{index}:{request_id}"
         stop_ids = frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else frozenset(self._eos_ids))
         return Sequence(
             request=Request(key, len(ids), max_tokens, LengthDistribution.exactly(max_tokens), now),
-            query=Query(request_id, ids, max_tokens, params.temperature),
+            query=Query(request_id, ids, max_tokens, params.temperature, system),
             params=params,
             index=index,
             seed=seed,

@@ -2,7 +2,9 @@
 
 from presize.predict import attention, encoder, linear  # noqa: F401  they register their kinds
 from presize.predict.base import PREDICTORS, Predictor, Query
+from presize.predict.choose import choose
+from presize.predict.ewma import Ewma
 from presize.predict.kaplan_meier import KaplanMeier
 from presize.predict.known import MaxTokens, Oracle
 
-__all__ = ["PREDICTORS", "KaplanMeier", "MaxTokens", "Oracle", "Predictor", "Query"]
+__all__ = ["PREDICTORS", "Ewma", "KaplanMeier", "MaxTokens", "Oracle", "Predictor", "Query", "choose"]
