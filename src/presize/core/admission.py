@@ -57,6 +57,9 @@ class AdmissionPolicy(ABC):
     def finished(self, request: Request) -> None:
         """The request ended; its output length is known."""
 
+    def revised(self, request: Request) -> None:
+        """The request, which runs, has another forecast: what was made of the old one is void."""
+
     def booked_tokens(self) -> int:
         """Tokens promised to what ran or was admitted in the last step, held ones included."""
         return self.ledger.held_blocks * self.ledger.block_size
@@ -189,6 +192,9 @@ class Payback(AdmissionPolicy):
         forecast.add(share)
         self._count += 1
         return True
+
+    def revised(self, request: Request) -> None:
+        self._forecast.revised(request)
 
     def booked_tokens(self) -> int:
         return self._look_ahead().peak(self.options.risk)

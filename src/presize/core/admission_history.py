@@ -47,6 +47,14 @@ class S3(AdmissionPolicy):
     def preempted(self, request: Request, running: Sequence[Request]) -> None:
         request.reservations_doubled = min(request.reservations_doubled + 1, 4)  # 2**4 buckets are all ten
 
+    def revised(self, request: Request) -> None:
+        """Book by the new forecast, as far as the pool goes; the paper knows no second one."""
+        booked = self.ledger.reserved_blocks(request.request_id)
+        if booked:  # one that was started without a booking, because nothing ran, goes on without
+            tokens = max(self.booking(request), request.total_tokens + 1)
+            most = (booked + max(self.ledger.unbooked_blocks, 0)) * self.ledger.block_size
+            self.ledger.reserve(request.request_id, min(tokens, most))
+
     def booked_tokens(self) -> int:
         return (self.ledger.num_blocks - self.ledger.unbooked_blocks) * self.ledger.block_size
 

@@ -92,6 +92,11 @@ class OccupancyForecast:
                 self._spread = np.concatenate((self._spread, room))
         return [r for r in running if r.output_tokens >= self._due[self._slots[r]]]
 
+    def revised(self, request: Request) -> None:
+        """The request has another forecast: its row is made anew at the next `update`."""
+        if (slot := self._slots.get(request)) is not None:
+            self._due[slot] = 0
+
     def _rows(self, requests: Sequence[Request]) -> FloatArray:
         return conditional_survival(
             np.stack([r.forecast.survival for r in requests]),

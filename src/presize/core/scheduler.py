@@ -16,6 +16,7 @@ from presize.core import admission_history  # noqa: F401  (registers its policie
 from presize.core.admission import POLICIES, StepView
 from presize.core.costs import CostEstimator
 from presize.core.ledger import Ledger
+from presize.core.lengths import LengthDistribution
 from presize.core.ordering import WaitingQueue
 from presize.core.request import Request, RequestState
 from presize.core.supervisor import OVERRUN_QUANTILE, choose_victim, protected
@@ -95,6 +96,13 @@ class Scheduler:
             work.request.computed_tokens += work.num_tokens
             work.request.output_tokens += work.draws
         self.costs.observe(decision.num_decodes, decision.prefill_tokens, seconds)
+
+    def revise(self, request: Request, forecast: LengthDistribution) -> None:
+        """A better forecast of a request that runs: from the next step on all goes by it."""
+        assert request.state is RequestState.RUNNING, "the place of one that waits does not change"
+        request.forecast = forecast
+        request.overrun_at = forecast.quantile(OVERRUN_QUANTILE) + 1
+        self.policy.revised(request)
 
     def finish(self, request: Request) -> None:
         """A request ended, or was aborted in any state; its memory is free at once."""

@@ -65,7 +65,15 @@ class Decoder:
 
     def __call__(self, ids_N: torch.Tensor, attention: Attention, rows_R: torch.Tensor) -> torch.Tensor:
         """Logits (R, V) float32 of the rows that ``rows_R`` names."""
+        return self.logits(self.states(ids_N, attention, rows_R))
+
+    def states(self, ids_N: torch.Tensor, attention: Attention, rows_R: torch.Tensor) -> torch.Tensor:
+        """(R, C) what the head sees of the rows that ``rows_R`` names: their hidden states after the last norm."""
         hidden_NC = F.embedding(ids_N, self.embedding)
         for layer in self.layers:
             hidden_NC = layer(hidden_NC, attention)
-        return self.head(self.final_norm(hidden_NC[rows_R])).float()
+        return self.final_norm(hidden_NC[rows_R])
+
+    def logits(self, states_RC: torch.Tensor) -> torch.Tensor:
+        """(R, V) float32."""
+        return self.head(states_RC).float()

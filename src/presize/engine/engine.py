@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from presize.config import BLOCK_SIZE, EngineOptions
 from presize.core.ledger import Ledger
@@ -111,7 +112,7 @@ class Engine:
             SequenceWork(self._sequences[w.request], w.num_tokens, w.draws, ledger.held(w.request.request_id))
             for w in decision.work
         ]
-        return self.runner.run(work) if work else Sampled([], [])
+        return self.runner.run(work, with_states=self.predictor.needs_states) if work else Sampled([], [])
 
     def _postprocess(self, decision: Decision, sampled: Sampled, started: float) -> list[Sequence]:
         """Hand out the drawn tokens; the sequences that they end."""
@@ -120,9 +121,18 @@ class Engine:
         self.stats.step(decision, ledger.held_blocks * BLOCK_SIZE, started, now)
         self.scheduler.complete(decision, now - started)
         drawing = [self._sequences[w.request] for w in decision.work if w.draws]
+        if sampled.first_states is not None:
+            self._refine([s for s in drawing if s.request.output_tokens == 1], sampled.first_states)
         for sequence, token, logprobs in zip(drawing, sampled.token_ids, sampled.logprobs, strict=True):
             sequence.append(token, now, logprobs)
         return [s for s in drawing if s.finish_reason is not None]
+
+    def _refine(self, sequences: list[Sequence], states: NDArray[np.float32]) -> None:
+        """Better curves for answers whose prompt has just been through the model; states (n, C)."""
+        curves = self.predictor.refine([s.query for s in sequences], states)
+        if curves is not None:
+            for sequence, curve in zip(sequences, curves, strict=True):
+                self.scheduler.revise(sequence.request, curve)
 
     def _collect(self, ended: list[Sequence]) -> list[RequestOutput]:
         """Free the memory of what ended, learn its lengths, and return the requests that are complete."""

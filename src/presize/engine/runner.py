@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as SequenceOf
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -49,14 +50,22 @@ class Runner:
         return min(asked or self.config.max_positions, self.num_blocks * BLOCK_SIZE)
 
     @torch.inference_mode()
-    def run(self, work: SequenceOf[SequenceWork]) -> Sampled:
-        """Compute the work; one token for each sequence that draws, in the order of the work."""
+    def run(self, work: SequenceOf[SequenceWork], *, with_states: bool = False) -> Sampled:
+        """Compute the work; one token for each sequence that draws, in the order of the work.
+
+        with_states: also the states that the first token of an answer is drawn from.
+        """
         plan = make_plan(work)
         self._attention.begin(plan)
         ids = torch.from_numpy(plan.token_ids).to(self.device)
         rows = torch.from_numpy(plan.draw_rows).to(self.device)
-        logits = self.decoder(ids, self._attention, rows)
-        return sample(logits, [w.sequence for w in work if w.draws])
+        states_RC = self.decoder.states(ids, self._attention, rows)
+        drawing = [w.sequence for w in work if w.draws]
+        sampled = sample(self.decoder.logits(states_RC), drawing)
+        if not with_states:
+            return sampled
+        first = [row for row, s in enumerate(drawing) if s.request.output_tokens == 0]
+        return replace(sampled, first_states=states_RC[first].float().cpu().numpy()) if first else sampled
 
 
 def _device(name: str) -> torch.device:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from presize.engine.outputs import TokenLogprobs
 from presize.engine.sequence import Sequence
@@ -21,10 +22,14 @@ _SHORTLIST = 512  # tokens looked at first for top_p; the whole vocabulary is so
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """Token ids (R), and for each row that asked for them the log-probabilities before any processing."""
+    """Token ids (R), and for each row that asked for them the log-probabilities before any processing.
+
+    first_states (n, C): the model's states of those rows whose token is their answer's first, if they were asked for.
+    """
 
     token_ids: list[int]
     logprobs: list[TokenLogprobs | None]
+    first_states: NDArray[np.float32] | None = None
 
 
 def sample(logits_RV: torch.Tensor, sequences: SequenceOf[Sequence]) -> Sampled:

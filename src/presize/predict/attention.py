@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from presize.core.lengths import FloatArray, IntArray
+from presize.core.lengths import GRID, FloatArray, IntArray
 from presize.errors import ModelError
 from presize.predict.features import SIDES, Float32
 from presize.predict.hazard import sigmoid, survival_of
@@ -35,7 +35,9 @@ class Attention(LengthModel):
         if vocabulary.shape != (sizes["V"] - 1,) or vocabulary.dtype.kind != "i" or (np.diff(vocabulary) <= 0).any():
             raise ModelError(f"the predictor's vocabulary must be {sizes['V'] - 1} token ids that rise")
         if (
-            sizes["P"] & (sizes["P"] - 1)
+            min(sizes["V"] - 1, sizes["P"], sizes["d"]) < 1
+            or sizes["K"] >= GRID.size
+            or sizes["P"] & (sizes["P"] - 1)
             or sizes["d"] % HEADS
             or sizes["E"] != 3 * sizes["d"]
             or sizes["I"] != sizes["M"] * sizes["d"] + len(SIDES)

@@ -17,17 +17,26 @@ from presize.registry import Registry
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What is known of a request before it starts."""
+    """What is known of a request.
+
+    state: (D,) the served model's hidden state of the prompt's last token, after the last norm; None before the run.
+    """
 
     request_id: str
     prompt_token_ids: Sequence[int] | NDArray[np.integer[Any]]
     max_tokens: int
     temperature: float = 0.0
     system: bool = False  # the conversation starts with a system prompt of the client's own
+    state: NDArray[np.float32] | None = None
 
 
 class Predictor(ABC):
-    """Forecasts output lengths, and may learn from what the lengths turned out to be."""
+    """Forecasts output lengths, and may learn from what the lengths turned out to be.
+
+    needs_states: `refine` is to be called, which the engine then gathers the states for.
+    """
+
+    needs_states: bool = False
 
     def __init__(self, options: SchedulerOptions) -> None:
         """Checks its own options; ConfigError if one it needs is missing."""
@@ -35,6 +44,13 @@ class Predictor(ABC):
     @abstractmethod
     def predict(self, queries: Sequence[Query]) -> list[LengthDistribution]:
         """One curve a query. A predictor that learns may return a live curve, which it goes on updating."""
+
+    def refine(self, queries: Sequence[Query], states: NDArray[np.float32]) -> list[LengthDistribution] | None:
+        """Curves for requests whose prompt has been through the served model, or None: those there are stay.
+
+        states: (N, D) its hidden states of the prompts' last tokens, after the last norm.
+        """
+        return None
 
     def observe(self, query: Query, output_tokens: int, *, censored: bool) -> None:
         """An answer ended after ``output_tokens``; censored: it was cut off, its own end was not seen."""

@@ -33,7 +33,7 @@ def choose(options: SchedulerOptions, model: str, fingerprint: Callable[[], str]
         )
     if name in PREDICTORS:
         return PREDICTORS.get(name)(options), ""
-    if not Path(name).is_dir():
+    if not name or not Path(name).is_dir():
         raise ConfigError(
             f"predictor is {name!r}; it must be {AUTO}, one of {', '.join(PREDICTORS)}, or a directory that "
             "`presize learn` wrote"

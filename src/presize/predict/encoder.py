@@ -47,22 +47,25 @@ class Words:
 
 @MODELS.register("encoder")
 class Encoder(LengthModel):
-    """``net`` is the ONNX file's content; ``threads`` compute one batch."""
+    """``net`` is the ONNX file's content."""
 
-    def __init__(self, net: bytes, words: Words, threads: int = 1) -> None:
+    def __init__(self, net: bytes, words: Words) -> None:
+        self._net, self._words = net, words
+        self.set_threads(1)
+
+    def set_threads(self, count: int) -> None:
         try:
             import onnxruntime
         except ImportError as error:
             raise ConfigError("the encoder needs onnxruntime: install the extra `encoder` of presize") from error
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = count
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the engine's threads need the cores
         options.log_severity_level = 3
         try:
-            self._session = onnxruntime.InferenceSession(net, options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(self._net, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # the library raises bare exceptions for damaged files
             raise ModelError(f"the predictor's {NET} can not be loaded: {first_line(error)}") from error
-        self._net, self._words = net, words
 
     @classmethod
     def restored(cls, arrays: Arrays, directory: Path) -> Encoder:

@@ -30,6 +30,8 @@ def grams(tokens: IntArray) -> tuple[IntArray, FloatArray]:
 
 def lookup(keys: IntArray, known: IntArray) -> tuple[IntArray, IntArray]:
     """(positions in ``keys``, their places in the sorted ``known``) of those that are in both."""
+    if not len(known):
+        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
     places = np.minimum(np.searchsorted(known, keys), len(known) - 1)
     hits = np.flatnonzero(known[places] == keys)
     return hits, places[hits]
@@ -55,8 +57,8 @@ class Linear(LengthModel):
         if keys.shape != (sizes["F"],) or keys.dtype != np.int64 or (np.diff(keys) <= 0).any():
             raise ModelError(f"the predictor's keys must be {sizes['F']} 64-bit numbers that rise")
         self._keys = keys
-        if (np.diff(self._w["centres"]) <= 0).any():
-            raise ModelError("the predictor's centres must rise")
+        if sizes["Q"] < 2 or (np.diff(self._w["centres"]) <= 0).any():
+            raise ModelError("the predictor's centres must be at least two numbers that rise")
 
     @classmethod
     def restored(cls, arrays: Arrays, directory: Path) -> Linear:
@@ -83,7 +85,9 @@ class Linear(LengthModel):
         distance = _LOG_GRID - expected[:, None]
         curves = np.stack([np.interp(d, RESIDUALS, s, left=1.0) for d, s in zip(distance, spread, strict=True)])
         beyond = distance > RESIDUALS[-1]
-        return np.where(beyond, curves * np.exp(RESIDUALS[-1] - np.where(beyond, distance, RESIDUALS[-1])), curves)
+        curves *= np.exp(RESIDUALS[-1] - np.where(beyond, distance, RESIDUALS[-1]))
+        curves[:, 0] = 1.0  # no answer is shorter than a token
+        return curves
 
 
 _SHAPES: dict[str, tuple[int | str, ...]] = {

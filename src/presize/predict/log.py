@@ -18,6 +18,7 @@ from presize.predict.base import Query
 
 MAX_LOG_ROWS = 2_000_000
 _MAX_TEMPERATURE = 100.0
+_MAX_SHOWN = 200  # characters of a value that an error repeats
 KNOWN_FIELDS = frozenset(
     [
         "id",
@@ -106,7 +107,7 @@ def read_log(path: Path, tokenizer: ServedTokenizer, on_row: Callable[[int], Non
             continue
         try:
             log.rows.append(_observation(row, number, tokenizer))
-        except (ValueError, InvalidRequestError) as error:
+        except (ValueError, InvalidRequestError, RecursionError) as error:
             raise ConfigError(f"{path}, line {number}: {error}") from error
     if not log.rows:
         raise ConfigError(f"{path} has no answers; `presize collect` writes such a log")
@@ -119,7 +120,7 @@ def read_prompts(path: Path, tokenizer: ServedTokenizer) -> list[Query]:
     for number, row in _rows(path):
         try:
             ids, system = _prompt(row, tokenizer)
-        except (ValueError, InvalidRequestError) as error:
+        except (ValueError, InvalidRequestError, RecursionError) as error:
             raise ConfigError(f"{path}, line {number}: {error}") from error
         queries.append(Query(str(number), ids, MAX_LENGTH, 0.0, system))
     return queries
@@ -149,23 +150,23 @@ def _rows(path: Path, on_row: Callable[[int], None] | None = None) -> Iterator[t
 
 def _observation(row: dict[str, Any], number: int, tokenizer: ServedTokenizer) -> Observation:
     if unknown := sorted(set(row) - KNOWN_FIELDS):
-        raise ValueError(f"unknown field {unknown[0]!r}; known: {', '.join(sorted(KNOWN_FIELDS))}")
+        raise ValueError(f"unknown field {_shown(unknown[0])}; known: {', '.join(sorted(KNOWN_FIELDS))}")
     length = _whole(row, "output_tokens", None)
     max_tokens = _whole(row, "max_tokens", MAX_LENGTH)
     if length > max_tokens:
         raise ValueError(f"output_tokens is {length}, more than max_tokens, which is {max_tokens}")
     censored = row.get("censored", False)
     if not isinstance(censored, bool):
-        raise ValueError(f"censored is {censored!r}; it must be true or false")
+        raise ValueError(f"censored is {_shown(censored)}; it must be true or false")
     temperature = row.get("temperature", 0.0)
     if isinstance(temperature, bool) or not isinstance(temperature, int | float) or not 0 <= temperature <= 100:
-        raise ValueError(f"temperature is {temperature!r}; it must be a number from 0 to {_MAX_TEMPERATURE:g}")
+        raise ValueError(f"temperature is {_shown(temperature)}; it must be a number from 0 to {_MAX_TEMPERATURE:g}")
     ids, system = _prompt(row, tokenizer)
     wanted = row.get("prompt_tokens", len(ids))
     if wanted != len(ids):
         raise ValueError(
-            f"the log says that the prompt has {wanted!r} tokens, this model's tokenizer makes {len(ids)}: the log was "
-            "collected with another model; name it with --model"
+            f"the log says that the prompt has {_shown(wanted)} tokens, this model's tokenizer makes {len(ids)}: the "
+            "log was collected with another model; name it with --model"
         )
     query = Query(str(row.get("id", number)), ids, max_tokens, float(temperature), system)
     return Observation(query, length, censored)
@@ -174,7 +175,7 @@ def _observation(row: dict[str, Any], number: int, tokenizer: ServedTokenizer) -
 def _whole(row: dict[str, Any], name: str, default: int | None) -> int:
     value = row.get(name, default)
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_LENGTH:
-        raise ValueError(f"{name} is {value!r}; it must be a whole number from 1 to {MAX_LENGTH:,}")
+        raise ValueError(f"{name} is {_shown(value)}; it must be a whole number from 1 to {MAX_LENGTH:,}")
     return value
 
 
@@ -184,7 +185,7 @@ def _prompt(row: dict[str, Any], tokenizer: ServedTokenizer) -> tuple[NDArray[np
         raise ValueError("a row needs exactly one of `prompt` and `messages`")
     if messages is not None:
         if not isinstance(messages, list) or not messages or not all(_is_message(message) for message in messages):
-            raise ValueError("messages must be a list of objects with `role` and `content`, both text")
+            raise ValueError("messages must be a list of objects with `role` and `content`, both text, and no more")
         ids, system = tokenizer.encode_chat(messages), messages[0]["role"] == "system"
     elif isinstance(prompt, str):
         ids, system = tokenizer.encode(prompt), False
@@ -198,4 +199,11 @@ def _prompt(row: dict[str, Any], tokenizer: ServedTokenizer) -> tuple[NDArray[np
 
 
 def _is_message(message: Any) -> bool:
-    return isinstance(message, dict) and all(isinstance(message.get(key), str) for key in ("role", "content"))
+    known = isinstance(message, dict) and set(message) == {"role", "content"}
+    return known and all(isinstance(value, str) for value in message.values())
+
+
+def _shown(value: Any) -> str:
+    """``repr`` of a value from outside, cut to a length that fits an error message."""
+    text = repr(value)
+    return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 3] + "..."

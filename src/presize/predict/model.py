@@ -19,16 +19,15 @@ Arrays = dict[str, NDArray[Any]]
 Progress = Callable[[str, int, int], None]  # stage, done, total
 
 
-class LengthModel(ABC):
+class StoredModel(ABC):
     """A trained net or regression, ready to be asked."""
-
-    @abstractmethod
-    def curves(self, prompts: Sequence[IntArray], sides: Float32) -> FloatArray:
-        """(N, G) survival on `core.lengths.GRID`, from N prompts' tokens and (N, 4) side inputs."""
 
     @abstractmethod
     def arrays(self) -> Arrays:
         """What is stored; `restored` takes them back."""
+
+    def set_threads(self, count: int) -> None:
+        """Threads that compute a batch, where the model can use them; 1 unless told."""
 
     def files(self) -> dict[str, bytes]:
         """Files that are stored beside the arrays, by name."""
@@ -36,11 +35,28 @@ class LengthModel(ABC):
 
     @classmethod
     @abstractmethod
-    def restored(cls, arrays: Arrays, directory: Path) -> LengthModel:
+    def restored(cls, arrays: Arrays, directory: Path) -> Self:
         """From what was stored; ModelError if it does not fit together."""
 
 
-MODELS: Registry[type[LengthModel]] = Registry("kind of learned predictor")
+class LengthModel(StoredModel):
+    """One that reads prompts."""
+
+    @abstractmethod
+    def curves(self, prompts: Sequence[IntArray], sides: Float32) -> FloatArray:
+        """(N, G) survival on `core.lengths.GRID`, from N prompts' tokens and (N, 4) side inputs."""
+
+
+class StateModel(StoredModel):
+    """One that reads what the served model made of a prompt."""
+
+    @abstractmethod
+    def curves(self, states: Float32, sides: Float32) -> FloatArray:
+        """(N, G) survival on `core.lengths.GRID`, from (N, D) hidden states (see `Query`) and (N, 4) side inputs."""
+
+
+AnyModel = LengthModel | StateModel
+MODELS: Registry[type[AnyModel]] = Registry("kind of learned predictor")
 
 
 def checked(arrays: Arrays, shapes: dict[str, tuple[int | str, ...]]) -> tuple[Arrays, dict[str, int]]:

@@ -16,11 +16,13 @@ import numpy as np
 from presize.core.lengths import GRID
 from presize.errors import ConfigError, ModelError, first_line
 from presize.predict.calibration import Calibration
+from presize.predict.encoder import NET, PIECES, SERVED
 from presize.predict.features import SIDES, Features
 from presize.predict.model import MODELS, LengthModel
 
 HEADER, WEIGHTS = "predictor.json", "weights.safetensors"
 FORMAT = 1
+_OWN = {HEADER, WEIGHTS, NET, PIECES, SERVED}
 _MAX_HEADER_BYTES = 2**22
 _GRID_HASH = hashlib.blake2b(GRID.tobytes(), digest_size=8).hexdigest()
 
@@ -47,6 +49,7 @@ def save(directory: Path, header: Header, model: LengthModel) -> None:
     from safetensors.numpy import save_file
 
     check_target(directory)
+    directory = directory.resolve()  # of a link, what it points to is replaced
     directory.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     try:
@@ -61,7 +64,11 @@ def save(directory: Path, header: Header, model: LengthModel) -> None:
         if directory.exists():
             old = work.with_name(work.name + "-old")
             directory.rename(old)
-            work.rename(directory)
+            try:
+                work.rename(directory)
+            except BaseException:
+                old.rename(directory)
+                raise
             shutil.rmtree(old)
         else:
             work.rename(directory)
@@ -74,7 +81,8 @@ def check_target(directory: Path) -> None:
     """ConfigError unless ``directory`` is not there, empty, or a predictor that may be replaced."""
     if directory.is_file():
         raise ConfigError(f"{directory} is a file; name a directory for the predictor")
-    if directory.is_dir() and any(directory.iterdir()) and not (directory / HEADER).is_file():
+    names = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
+    if names and (HEADER not in names or names - _OWN):  # all of it would be removed
         raise ConfigError(f"{directory} holds files that are not a predictor's; name another directory")
 
 
@@ -94,7 +102,8 @@ def load(directory: Path, tokenizer: str | None = None) -> tuple[Header, LengthM
         )
     try:
         arrays = load_file(directory / WEIGHTS)
-    except (OSError, SafetensorError, ValueError) as error:
+    # TypeError, AttributeError: number types that numpy does not have
+    except (OSError, SafetensorError, ValueError, TypeError, AttributeError) as error:
         raise ModelError(f"{directory / WEIGHTS} can not be read: {first_line(error)}") from error
     try:
         return header, MODELS.get(header.kind).restored(arrays, directory)
@@ -132,7 +141,7 @@ def read_header(directory: Path) -> Header:
             metrics=dict(raw["metrics"]),
             licence=str(raw["licence"]),
         )
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ModelError(f"{path} is damaged: {type(error).__name__}: {first_line(error)}") from error
 
 

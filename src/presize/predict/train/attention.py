@@ -47,7 +47,7 @@ def train_attention(task: Task) -> Attention:
         targets = _blend(targets, Targets.soft(_ask(task, task.recipe.teacher, queries)))
     ids, counts = np.unique(np.concatenate(prompts), return_counts=True)
     net = AttentionNet(
-        ids[counts >= min(_LEAST_SEEN, int(counts.max()))], bias_of(task), dropout=0.1 if taught else 0.3
+        ids[counts >= min(_LEAST_SEEN, int(counts.max()))], bias_of(task), dropout=0.0 if taught else 0.3
     )
 
     def inputs(rows: IntArray) -> tuple[Any, ...]:
@@ -93,6 +93,7 @@ def _variants(task: Task) -> list[Query]:
 def _ask(task: Task, teacher: Learned, queries: Sequence[Query]) -> FloatArray:
     """(N, K) the teacher's hazards."""
     found = []
+    teacher.model.set_threads(torch.get_num_threads())
     for start in range(0, len(queries), _ASKED):
         found.append(hazards_of(teacher.survival(queries[start : start + _ASKED]), task.cells))
         task.report("asking the teacher", min(start + _ASKED, len(queries)), len(queries))

@@ -14,11 +14,15 @@ _MAX_SPAN = 3  # words
 
 
 def variants(texts: Sequence[str], count: int, rng: np.random.Generator) -> Iterator[str]:
-    """``count`` texts: spans swapped between two, one's beginning with another's end, words left out."""
+    """``count`` texts: spans swapped between two, one's beginning with another's end, words left out.
+
+    None where all of ``texts`` are blank.
+    """
+    texts = [text for text in texts if text.strip()]
     words = [text.split(" ") for text in texts]
     parts = [text.split("\n\n", 1) for text in texts]
     made = 0
-    while made < count:
+    while texts and made < count:
         a, b = rng.integers(len(texts), size=2)
         kind = rng.random()
         if kind < 0.5:

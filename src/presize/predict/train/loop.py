@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from presize.predict.train.task import Answers, Task
 Loss = Callable[[Tensor, Tensor], Tensor]  # of a net's output for some row numbers
 
 _POOL = 32  # batches that are sorted by length together, so that little is padded
+_MAX_PADDED = 8192  # tokens of a batch with its padding: what bounds the memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,16 +72,21 @@ def bias_of(task: Task) -> FloatArray:
     return np.asarray(np.log(hazards / (1.0 - hazards)))
 
 
-def batches(sizes: IntArray, batch_size: int, rng: np.random.Generator) -> Iterator[IntArray]:
-    """Row numbers, every row once; rows of a batch are of similar size."""
+def batches(sizes: IntArray, batch_size: int, rng: np.random.Generator) -> list[IntArray]:
+    """Row numbers, every row once; rows of a batch are of similar size, and few if they are long."""
     order = rng.permutation(len(sizes))
     groups: list[IntArray] = []
     for start in range(0, len(order), _POOL * batch_size):
         pool = order[start : start + _POOL * batch_size]
         pool = pool[np.argsort(sizes[pool], kind="stable")]
-        groups += [pool[i : i + batch_size] for i in range(0, len(pool), batch_size)]
-    for i in rng.permutation(len(groups)):
-        yield groups[i]
+        while len(pool):
+            # the longest of the next rows decides how many there may be
+            count = min(batch_size, len(pool))
+            while count > 1 and count * sizes[pool[count - 1]] > _MAX_PADDED:
+                count -= 1
+            groups.append(pool[:count])
+            pool = pool[count:]
+    return [groups[i] for i in rng.permutation(len(groups))]
 
 
 def fit(
@@ -99,7 +105,7 @@ def fit(
     numbers; validate: the loss on what is held out.
     """
     rng = np.random.default_rng(task.recipe.seed)
-    total = schedule.epochs * math.ceil(len(sizes) / schedule.batch_size)
+    total = schedule.epochs * len(batches(sizes, schedule.batch_size, rng))
     warm = max(round(schedule.warmup * total), 1)
     rates = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / warm, max(total - step, 1) / max(total - warm, 1))

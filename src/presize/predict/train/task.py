@@ -28,7 +28,7 @@ class Recipe:
     held_out: float = 0.1
     teacher: Learned | None = None
     prompts: Sequence[Query] = ()
-    variants: int = 100_000
+    variants: int = 120_000
 
 
 @dataclass(frozen=True, slots=True)
