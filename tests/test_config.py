@@ -17,7 +17,7 @@ from presize.core.ledger import Ledger
 from presize.core.ordering import ORDERS
 from presize.core.scheduler import Scheduler
 from presize.errors import CapacityError, ConfigError, InvalidRequestError, PresizeError, check_range
-from presize.predict import PREDICTORS
+from presize.predict import PREDICTORS, choose
 from presize.registry import Registry
 
 ALL = {f.name: f for f in fields(EngineOptions)}
@@ -80,7 +80,8 @@ def test_the_defaults_are_valid_and_their_names_are_registered() -> None:
     options = EngineOptions()
     assert options.policy in POLICIES
     assert options.order in ORDERS
-    assert options.predictor in PREDICTORS
+    predictor, _ = choose(options, "any", lambda: "any tokenizer")
+    assert predictor.predict([]) == []
 
 
 @given(st.text(min_size=1).filter(lambda name: name not in ALL))

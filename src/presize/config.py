@@ -106,6 +106,11 @@ class SchedulerOptions(Options):
     lengths: str | None = option(
         None, "for --predictor oracle: a JSONL file with `id` and `output_tokens`, such as an earlier OUT.jsonl"
     )
+    learn_online: str | None = option(
+        None,
+        "directory in which a predictor goes on learning from what is served; it keeps prompts, as token ids "
+        "(default: off)",
+    )
     risk: float = option(2.0, "payback: standard deviations above the mean that count as an overflow", low=0, high=10)
     payback: float = option(
         3.0, "payback: an overflow is accepted if the request has repaid its prefill this often before", low=0, high=1e6
@@ -141,7 +146,7 @@ class LearnOptions(Options):
     """What is learned, from what."""
 
     model: str = option(DEFAULT_MODEL, "the model that gave the answers; its tokenizer reads the prompts")
-    predictor: str = option("attention", "what is learned", choices=("attention", "encoder", "linear", "s3"))
+    predictor: str = option("attention", "what is learned", choices=("attention", "encoder", "hidden", "linear", "s3"))
     teacher: str | None = option(
         None, "attention: directory of a predictor to learn from as well, such as an encoder learned from the same log"
     )

@@ -49,6 +49,7 @@ COMMON = [
     "--order",
     "--predictor",
     "--lengths",
+    "--learn-online",
     "--risk",
     "--payback",
     "--watermark",
@@ -60,8 +61,25 @@ COMMON = [
 SURFACE = {
     "generate": ["--output", "--resume", "--overwrite", *COMMON],
     "collect": ["--output", "--resume", "--overwrite", "--samples", *COMMON],
+    "learn": [
+        "--output",
+        "--overwrite",
+        "--model",
+        "--predictor",
+        "--teacher",
+        "--prompts",
+        "--variants",
+        "--held-out",
+        "--licence",
+        "--seed",
+        "--config",
+    ],
+    "evaluate": ["--model", "--save-plot", "--config"],
+    "explain": ["--model", "--raw", "--no-raw", "--max-tokens", "--temperature", "--config"],
     "bench": ["--policies", "--orders", "--repeats", "--warmup", "--save-result", *COMMON],
 }
+
+VERB_NAMES = ["pull", "generate", "collect", "learn", "evaluate", "explain", "bench"]
 
 
 def python(code: str, *, stdout: Any = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
@@ -82,7 +100,7 @@ def test_the_flags_are_frozen(verb: str) -> None:
 
 
 def test_the_verbs_are_frozen() -> None:
-    assert [verb.name for verb in VERBS] == ["pull", "generate", "collect", "bench"]
+    assert [verb.name for verb in VERBS] == VERB_NAMES
 
 
 @pytest.mark.parametrize("flag", ["--help", "--version"])
@@ -112,7 +130,7 @@ def test_help_teaches(capsys: Any) -> None:
     assert all(len(line) <= 120 for line in text.splitlines())
 
 
-@pytest.mark.parametrize("verb", ["pull", "generate", "collect", "bench", "bench offline"])
+@pytest.mark.parametrize("verb", [*VERB_NAMES, "bench offline"])
 def test_help_of_every_verb(verb: str, capsys: Any) -> None:
     assert main([*verb.split(), "--help"]) == 0
     assert capsys.readouterr().out.startswith(f"usage: presize {verb.partition(' ')[0]}")
@@ -121,8 +139,8 @@ def test_help_of_every_verb(verb: str, capsys: Any) -> None:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("", "a verb is missing; known: pull, generate, collect, bench"),
-        ("generat", "unknown verb 'generat'; known: pull, generate, collect, bench; did you mean generate?"),
+        ("", f"a verb is missing; known: {', '.join(VERB_NAMES)}"),
+        ("generat", f"unknown verb 'generat'; known: {', '.join(VERB_NAMES)}; did you mean generate?"),
         ("--verson", "did you mean --version?"),
         ("bench ofline", "choose from"),
         ("bench", "required: KIND"),

@@ -149,3 +149,8 @@ def test_generate_leaves_requests_of_others_alone(llm_of):
     with pytest.raises(InvalidRequestError, match="empty"):
         llm.generate([[7], []], GREEDY, use_tqdm=False)
     assert list(finish(llm.engine)) == ["0"]
+
+
+def test_a_conversation_with_half_a_character_is_refused(engine_of):
+    with pytest.raises(InvalidRequestError, match="surrogate"):
+        engine_of().add_chat("bad", [{"role": "user", "content": "a\ud800b"}], GREEDY)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from presize.cli.flags import add_flags, build, gather
-from presize.cli.forecasts import print_figures, read_answers, served_tokenizer
+from presize.cli.forecasts import print_figures, read_answers, read_states, served_tokenizer
 from presize.cli.text import paragraphs
 from presize.config import EvaluateOptions
 
@@ -25,7 +25,8 @@ _SINGLE = 200  # prompts that are asked about one by one, for the time of one al
 
 _EPILOG = paragraphs(
     "LOG.jsonl: as for `presize learn`. Figures on the log that a predictor was learned from flatter it: keep some "
-    "prompts apart. An answer that was cut off counts with the length it had.",
+    "prompts apart. An answer that was cut off counts with the length it had. For a predictor of the kind hidden the "
+    "model reads the log's prompts first, which is in none of the times: while serving it does so anyway.",
     "The last line on standard output is a JSON object with the figures of the table.",
 )
 
@@ -34,7 +35,7 @@ def add_parser(subparsers: Any) -> None:
     """Add the verb to the parser of `presize`."""
     parser = subparsers.add_parser(
         "evaluate",
-        usage="presize evaluate DIR LOG.jsonl [--save-plot PNG] [flags]",
+        usage="presize evaluate DIR LOG.jsonl [--save-plot FILE] [flags]",
         description="Compare a learned predictor's forecasts with answers that a model really gave.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -52,15 +53,22 @@ def run(args: argparse.Namespace) -> int:
     from presize.cli.summary import json_line
     from presize.predict.learned import Learned
     from presize.predict.metrics import evaluate
+    from presize.predict.model import StateModel
     from presize.predict.store import read_header
 
     options = build(EvaluateOptions, gather(args, OPTIONS))
+    if options.save_plot is not None:
+        from presize.cli.plots import check_plot
+
+        check_plot(Path(options.save_plot))  # before the long work
     console = Console(stderr=True)
     with Progress(console) as progress:
         header = read_header(Path(args.directory))
         tokenizer = served_tokenizer(options.model or header.model, progress.report)
         predictor = Learned.load(Path(args.directory), tokenizer.fingerprint())
         log = read_answers(args.log, tokenizer, progress.report)
+        if isinstance(predictor.model, StateModel):
+            log = read_states(log, options.model or header.model, progress.report)
         curves, seconds = forecasts(predictor, log.queries, progress.report)
         single = seconds_alone(predictor, log.queries[:_SINGLE])
         figures = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from presize.core.lengths import LengthDistribution
     from presize.engine.tokenizer import Tokenizer
-    from presize.predict.explain import Explanation, Word
+    from presize.predict.explain import Explanation, Reader, Word
 
 OPTIONS = (ExplainOptions,)
 
@@ -81,8 +82,10 @@ def run(args: argparse.Namespace) -> int:
         found = explain(predictor, _reader(tokenizer, options.raw), text, options.max_tokens, options.temperature)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that has no emoji is no reason to fail
-    show(Console(), found)
-    sys.stdout.write(json_line(_figures(found)))
+    console = Console()
+    with console.capture() as captured:  # rich itself would end the process when the reader of a pipe has gone
+        show(console, found)
+    sys.stdout.write(captured.get() + json_line(_figures(found)))
     return 0
 
 
@@ -90,8 +93,7 @@ def _prompt(argument: str) -> str:
     """The prompt's text; of standard input without its last line end."""
     try:
         if argument != "-":
-            argument.encode()  # bytes that are no UTF-8 come in as halves of surrogate pairs
-            return argument
+            return os.fsencode(argument).decode()  # its own bytes, whatever the locale made of them
         content = sys.stdin.buffer.read(_MAX_BYTES + 1)
         if len(content) > _MAX_BYTES:
             raise ConfigError(f"the prompt on standard input has more than {_MAX_BYTES:,} bytes, the most allowed")
@@ -100,7 +102,7 @@ def _prompt(argument: str) -> str:
         raise ConfigError("the prompt is not text in UTF-8; convert it first") from error
 
 
-def _reader(tokenizer: Tokenizer, raw: bool) -> Any:
+def _reader(tokenizer: Tokenizer, raw: bool) -> Reader:
     from presize.predict.explain import Reader
 
     def encode_chat(text: str) -> list[int]:

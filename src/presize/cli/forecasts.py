@@ -54,6 +54,13 @@ def read_answers(path: str, tokenizer: Tokenizer, report: Report) -> Log:
     return read_log(file, tokenizer, on_row)
 
 
+def read_states(log: Log, model: str, report: Report) -> Log:
+    """The log with what the served model makes of its prompts; they go through it, the answers do not."""
+    from presize.engine.states import with_states
+
+    return with_states(log, model, report)
+
+
 def print_figures(console: Console, figures: Mapping[str, Any]) -> None:
     """A table for people."""
     from rich import box

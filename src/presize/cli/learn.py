@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from presize.cli.flags import add_flags, build, gather
-from presize.cli.forecasts import print_figures, read_answers, served_tokenizer
+from presize.cli.forecasts import print_figures, read_answers, read_states, served_tokenizer
 from presize.cli.text import paragraphs
 from presize.config import LearnOptions
 from presize.errors import ConfigError
@@ -27,7 +27,9 @@ _EPILOG = paragraphs(
     "max_tokens.",
     "Which predictor: linear learns in seconds and takes 0.1 ms a prompt; attention is as fast and better if a teacher "
     "helps; encoder is the most accurate, takes minutes to learn and some ms a prompt, and needs the extra `encoder`; "
-    "s3 is the ten-bucket classifier of the S^3 paper, to compare with.",
+    "hidden reads what the served model makes of a prompt: to learn it, that model reads the log's prompts, and in use "
+    "it refines the forecasts of what runs, while what waits is forecast as with auto; s3 is the ten-bucket classifier "
+    "of the S^3 paper, to compare with.",
     "A good predictor in two steps: presize learn LOG.jsonl --predictor encoder --output teacher; "
     "presize learn LOG.jsonl --predictor attention --teacher teacher --output predictor. "
     "Use it: presize generate ... --predictor ./predictor. The last line on standard output is a JSON object with the "
@@ -76,7 +78,8 @@ def run(args: argparse.Namespace) -> int:
 def _learn(options: LearnOptions, log: str, report: Report) -> tuple[Header, Learned]:
     from presize.predict.learned import Learned
     from presize.predict.log import read_prompts
-    from presize.predict.train.learn import learn
+    from presize.predict.model import MODELS, StateModel
+    from presize.predict.train.learn import check, learn
     from presize.predict.train.task import Recipe
 
     tokenizer = served_tokenizer(options.model, report)
@@ -89,5 +92,8 @@ def _learn(options: LearnOptions, log: str, report: Report) -> tuple[Header, Lea
         prompts=read_prompts(Path(options.prompts), tokenizer) if options.prompts else (),
         variants=options.variants,
     )
+    if issubclass(MODELS.get(options.predictor), StateModel):
+        check(answers, recipe)  # before the long work
+        answers = read_states(answers, options.model, report)
     header, predictor = learn(answers, tokenizer, options.model, recipe, report)
     return replace(header, licence=options.licence), predictor

@@ -64,7 +64,9 @@ class Engine:
 
     def _set_up(self, options: EngineOptions) -> None:
         self.options = options
-        self.predictor, self.forecast_source = choose(options, options.model, self.tokenizer.fingerprint)
+        self.predictor, self.forecast_source = choose(
+            options, options.model, self.tokenizer.fingerprint, self.runner.config.hidden_size
+        )
         ledger = Ledger(self.runner.num_blocks, BLOCK_SIZE)
         self.scheduler = Scheduler(
             options, ledger, max_num_seqs=options.max_num_seqs, max_num_batched_tokens=options.max_num_batched_tokens

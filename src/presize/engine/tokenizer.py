@@ -29,10 +29,7 @@ class Tokenizer:
         """Token ids of a prompt, with the special tokens that the model puts in front."""
         if len(text) > MAX_PROMPT_CHARACTERS:
             raise InvalidRequestError(f"prompt has {len(text)} characters; at most {MAX_PROMPT_CHARACTERS} are allowed")
-        try:
-            return list(self._inner(text)["input_ids"])
-        except (UnicodeEncodeError, TypeError) as error:
-            raise InvalidRequestError("prompt holds half of a surrogate pair; it is not valid text") from error
+        return self._ids(text, special=True)
 
     def encode_chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
         """Token ids of a conversation, by the model's chat template, ready for the assistant's answer."""
@@ -46,7 +43,13 @@ class Tokenizer:
             raise InvalidRequestError(f"the chat template refuses these messages: {error}") from error
         if len(text) > MAX_PROMPT_CHARACTERS:
             raise InvalidRequestError(f"messages have {len(text)} characters; at most {MAX_PROMPT_CHARACTERS}")
-        return list(self._inner(text, add_special_tokens=False)["input_ids"])
+        return self._ids(text, special=False)
+
+    def _ids(self, text: str, *, special: bool) -> list[int]:
+        try:
+            return list(self._inner(text, add_special_tokens=special)["input_ids"])
+        except (UnicodeEncodeError, TypeError) as error:
+            raise InvalidRequestError("prompt holds half of a surrogate pair; it is not valid text") from error
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of tokens, special ones left out."""

@@ -1,6 +1,6 @@
 """Length predictors: from a request to a survival curve."""
 
-from presize.predict import attention, encoder, linear  # noqa: F401  they register their kinds
+from presize.predict import attention, encoder, hidden, linear  # noqa: F401  they register their kinds
 from presize.predict.base import PREDICTORS, Predictor, Query
 from presize.predict.choose import choose
 from presize.predict.ewma import Ewma

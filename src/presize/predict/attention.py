@@ -22,6 +22,7 @@ from presize.predict.packing import Packed, pack, pair_rows, vocabulary_rows
 
 HEADS = 2
 PLACES = 16  # distances from either end of the prompt that have an embedding of their own
+_MAX_AT_ONCE = 65_536  # tokens that are computed together, which bounds the memory
 SOFT_CAP = 10.0  # scores of the pooling queries stay within +-this
 
 
@@ -58,7 +59,9 @@ class Attention(LengthModel):
 
     def logits(self, prompts: Sequence[IntArray], sides: Float32) -> Float32:
         """(N, K) hazard logits."""
-        return self._decode(self._run(prompts)[0], sides)
+        ends = np.cumsum([len(prompt) for prompt in prompts]) // _MAX_AT_ONCE
+        parts = np.split(np.arange(len(prompts)), np.flatnonzero(np.diff(ends)) + 1)
+        return np.concatenate([self._decode(self._run([prompts[i] for i in p])[0], sides[p]) for p in parts])
 
     def attention(self, prompt: IntArray) -> FloatArray:
         """(n,) share of the pooling that each token gets, mean over the queries; sums to 1."""

@@ -20,6 +20,7 @@ class Query:
     """What is known of a request.
 
     state: (D,) the served model's hidden state of the prompt's last token, after the last norm; None before the run.
+    tenant: whose request it is; what online learning keeps of one tenant is limited.
     """
 
     request_id: str
@@ -28,6 +29,7 @@ class Query:
     temperature: float = 0.0
     system: bool = False  # the conversation starts with a system prompt of the client's own
     state: NDArray[np.float32] | None = None
+    tenant: str = ""
 
 
 class Predictor(ABC):

@@ -22,8 +22,8 @@ from presize.predict.features import MAX_READ, Features
 from presize.predict.learned import Learned
 
 MAX_WORDS = 200  # that are explained; of a longer prompt those at both ends
-_ENDS = (2**14, 2**16)  # characters kept at each end of a prompt that is too long to be read whole
-_BATCH_TOKENS = 2**17  # tokens asked about in one call, which bounds the memory; nearly every prompt needs one call
+_ENDS = (3 * 2**12, 2**16)  # characters kept at each end of a prompt that is too long to be read whole
+_BATCH_TOKENS = 2**16  # tokens asked about in one call, which bounds the memory; nearly every prompt needs one call
 _LONGEST_PIECE = 32  # tokens that are decoded together while the end is no whole character yet
 _PARTIAL = "\ufffd"  # what decoders put for a part of a character
 
@@ -71,7 +71,7 @@ def explain(
     if not spans:
         raise ConfigError("the prompt is empty; give at least one word")
     typical_max, typical_temperature = predictor.features.mean[1:3]
-    limit = int(np.clip(round(np.exp(typical_max)), 1, MAX_LENGTH)) if max_tokens is None else max_tokens
+    limit = round(np.exp(np.clip(typical_max, 0.0, np.log(MAX_LENGTH)))) if max_tokens is None else max_tokens
     heat = max(typical_temperature, 0.0) if temperature is None else temperature
 
     def asked(ids: Sequence[int]) -> Query:
@@ -139,9 +139,9 @@ def shape(curve: LengthDistribution, most: int) -> tuple[int, int, FloatArray]:
     What is cut off at the limit is not in it. Steps are at least as wide as the grid's, or there would be gaps.
     """
     low, high = curve.quantile(0.01), curve.quantile(0.99)
-    start = max(low - 1, 0.5)
-    bins = int(np.clip(np.log(high / start) / np.log(1.1), 1, most))
-    height = np.interp(np.geomspace(start, high, bins + 1), GRID, curve.survival)
+    start, end = low - 0.5, high + 0.5  # a length n stands for all from n - 1/2 to n + 1/2
+    bins = int(np.clip(np.log(end / start) / np.log(1.1), 1, most))
+    height = np.interp(np.geomspace(start, end, bins + 1) - 0.5, GRID, curve.survival)
     return low, high, height[:-1] - height[1:]
 
 
@@ -164,11 +164,12 @@ def _shortened(
     for size in _ENDS:
         if len(text) <= 2 * size:
             return text, whole
-        last = bisect_right(words, size, key=lambda span: span[1])
+        last = bisect_right(words, size, key=lambda span: span[1])  # words that end in the first part
         first = bisect_left(words, len(text) - size, key=lambda span: span[0])
         head = words[last - 1][1] if last else size  # not within a word, if that can be helped
         tail = words[first][0] if first < len(words) else len(text) - size
-        short = f"{text[:head]}\n{text[tail:]}"
+        one = not last and first == len(words) == 1
+        short = text[:head] + ("" if one else "\n") + text[tail:]
         query = ask(short)
         if np.array_equal(features.tokens(query), features.tokens(whole)):
             break
@@ -223,15 +224,15 @@ def _extents(ids: IntArray, decode: Callable[[Sequence[int]], str]) -> list[Span
 
 def _placed(values: FloatArray, read: IntArray, ids: IntArray, features: Features) -> FloatArray:
     """(len(ids),) values of the tokens that were read, 0 for the others: a frame, or the middle of a long prompt."""
+    prefix, suffix = features.prefix, features.suffix  # left out if they are there, as `Features.tokens` does
+    start = len(prefix) if len(ids) > len(prefix) and tuple(ids[: len(prefix)]) == prefix else 0
+    end = len(ids) - len(suffix)
+    if end <= start or tuple(ids[end:]) != suffix:
+        end = len(ids)
     half = len(read) // 2
-    starts = (len(features.prefix), 0)
-    start = next((s for s in starts if np.array_equal(ids[s : s + half], read[:half])), 0)
-    ends = (len(ids) - len(features.suffix), len(ids))
-    size = len(read) - half
-    end = next((e for e in ends if e >= size and np.array_equal(ids[e - size : e], read[half:])), len(ids))
     placed = np.zeros(len(ids))
     placed[start : start + half] = values[:half]
-    placed[end - size : end] += values[half:]
+    placed[end - len(read) + half : end] = values[half:]
     return placed
 
 

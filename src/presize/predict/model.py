@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,7 +48,9 @@ class LengthModel(StoredModel):
 
 
 class StateModel(StoredModel):
-    """One that reads what the served model made of a prompt."""
+    """One that reads what the served model made of a prompt. size: D, the numbers of a state."""
+
+    size: int
 
     @abstractmethod
     def curves(self, states: Float32, sides: Float32) -> FloatArray:

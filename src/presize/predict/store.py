@@ -18,7 +18,7 @@ from presize.errors import ConfigError, ModelError, first_line
 from presize.predict.calibration import Calibration
 from presize.predict.encoder import NET, PIECES, SERVED
 from presize.predict.features import SIDES, Features
-from presize.predict.model import MODELS, LengthModel
+from presize.predict.model import MODELS, AnyModel, StoredModel
 
 HEADER, WEIGHTS = "predictor.json", "weights.safetensors"
 FORMAT = 1
@@ -44,7 +44,7 @@ class Header:
     licence: str = "unknown"
 
 
-def save(directory: Path, header: Header, model: LengthModel) -> None:
+def save(directory: Path, header: Header, model: StoredModel) -> None:
     """Write a new ``directory``, or replace one that holds a predictor, in one move; ConfigError if it holds others."""
     from safetensors.numpy import save_file
 
@@ -86,7 +86,7 @@ def check_target(directory: Path) -> None:
         raise ConfigError(f"{directory} holds files that are not a predictor's; name another directory")
 
 
-def load(directory: Path, tokenizer: str | None = None) -> tuple[Header, LengthModel]:
+def load(directory: Path, tokenizer: str | None = None) -> tuple[Header, AnyModel]:
     """The predictor in ``directory``; ModelError says what is missing, damaged, or does not fit.
 
     ``tokenizer``: fingerprint of the served model's; a predictor of another one's tokens is refused.

@@ -24,8 +24,8 @@ from presize.predict.train.loop import Schedule, Targets, bias_of, fit, hazard_l
 from presize.predict.train.task import TRAINERS, Task
 
 _WIDTH, _PAIRS, _QUERIES, _HIDDEN = 64, 2**14, 4, 256
-_ALONE = Schedule(epochs=12, batch_size=64, patience=2)
-_TAUGHT = Schedule(epochs=3, batch_size=128, patience=2)
+_ALONE = Schedule(epochs=12, batch_size=64)
+_TAUGHT = Schedule(epochs=3, batch_size=128)
 _RATE, _DECAY = 2e-3, 0.05
 _LEAST_SEEN = 3  # times that a token must occur to have a row of its own
 _HIDDEN_SHARE = 0.02  # of the tokens while training, so that the row for unknown ones is learned

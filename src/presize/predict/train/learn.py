@@ -12,7 +12,7 @@ from presize.predict.hazard import cells_up_to
 from presize.predict.learned import Learned
 from presize.predict.log import Log, ServedTokenizer
 from presize.predict.metrics import evaluate
-from presize.predict.model import Progress
+from presize.predict.model import Progress, StateModel
 from presize.predict.store import Header
 from presize.predict.train.task import TRAINERS, Answers, Recipe, Task
 
@@ -21,13 +21,13 @@ LEAST_ENDED = 50  # answers that were not cut off
 
 def learn(log: Log, tokenizer: ServedTokenizer, model: str, recipe: Recipe, report: Progress) -> tuple[Header, Learned]:
     """A calibrated predictor of ``recipe.kind``; ConfigError if the log is too small for one."""
-    from presize.predict.train import attention, encoder, linear  # noqa: F401  they register their trainers
+    from presize.predict.train import attention, encoder, hidden, linear  # noqa: F401  they register their trainers
 
     trainer = TRAINERS.get(recipe.kind)
-    _check(log, recipe)
+    check(log, recipe)
     started = time.monotonic()
     known, held_out = log.split(recipe.held_out, recipe.seed)
-    _check(known, recipe)
+    check(known, recipe)
     if not len(held_out):
         raise ConfigError(f"no prompt of the log is held out at a share of {recipe.held_out:g}; collect more prompts")
     features = Features.of(log.queries)
@@ -66,7 +66,8 @@ def learn(log: Log, tokenizer: ServedTokenizer, model: str, recipe: Recipe, repo
     return header, predictor
 
 
-def _check(log: Log, recipe: Recipe) -> None:
+def check(log: Log, recipe: Recipe) -> None:
+    """ConfigError if the log is too small, or the recipe asks for what can not be."""
     ended = int((~log.censored).sum())
     if ended < LEAST_ENDED:
         raise ConfigError(
@@ -74,3 +75,5 @@ def _check(log: Log, recipe: Recipe) -> None:
         )
     if recipe.teacher is None and recipe.prompts:
         raise ConfigError("prompts without answers need a teacher; name one with --teacher")
+    if recipe.teacher is not None and isinstance(recipe.teacher.model, StateModel):
+        raise ConfigError("the teacher reads hidden states, which made-up prompts have none of; name an encoder")

@@ -19,16 +19,19 @@ from presize.predict.train.task import Answers, Task
 Loss = Callable[[Tensor, Tensor], Tensor]  # of a net's output for some row numbers
 
 _POOL = 32  # batches that are sorted by length together, so that little is padded
-_MAX_PADDED = 8192  # tokens of a batch with its padding: what bounds the memory
 
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """How long and how fast. patience: epochs without a better held-out loss after which training ends."""
+    """How long and how fast. patience: epochs without a better held-out loss after which training ends.
+
+    max_padded: tokens of a batch with its padding, which bounds the memory.
+    """
 
     epochs: int
     batch_size: int
-    patience: int
+    max_padded: int = 65_536
+    patience: int = 2
     warmup: float = 0.06
     clip: float = 1.0
 
@@ -72,17 +75,17 @@ def bias_of(task: Task) -> FloatArray:
     return np.asarray(np.log(hazards / (1.0 - hazards)))
 
 
-def batches(sizes: IntArray, batch_size: int, rng: np.random.Generator) -> list[IntArray]:
+def batches(sizes: IntArray, schedule: Schedule, rng: np.random.Generator) -> list[IntArray]:
     """Row numbers, every row once; rows of a batch are of similar size, and few if they are long."""
     order = rng.permutation(len(sizes))
     groups: list[IntArray] = []
-    for start in range(0, len(order), _POOL * batch_size):
-        pool = order[start : start + _POOL * batch_size]
+    for start in range(0, len(order), _POOL * schedule.batch_size):
+        pool = order[start : start + _POOL * schedule.batch_size]
         pool = pool[np.argsort(sizes[pool], kind="stable")]
         while len(pool):
             # the longest of the next rows decides how many there may be
-            count = min(batch_size, len(pool))
-            while count > 1 and count * sizes[pool[count - 1]] > _MAX_PADDED:
+            count = min(schedule.batch_size, len(pool))
+            while count > 1 and count * sizes[pool[count - 1]] > schedule.max_padded:
                 count -= 1
             groups.append(pool[:count])
             pool = pool[count:]
@@ -105,7 +108,7 @@ def fit(
     numbers; validate: the loss on what is held out.
     """
     rng = np.random.default_rng(task.recipe.seed)
-    total = schedule.epochs * len(batches(sizes, schedule.batch_size, rng))
+    total = schedule.epochs * len(batches(sizes, schedule, rng))
     warm = max(round(schedule.warmup * total), 1)
     rates = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / warm, max(total - step, 1) / max(total - warm, 1))
@@ -114,7 +117,7 @@ def fit(
     step = 0
     for _ in range(schedule.epochs):
         net.train()
-        for rows in batches(sizes, schedule.batch_size, rng):
+        for rows in batches(sizes, schedule, rng):
             optimizer.zero_grad(set_to_none=True)
             loss(net(*inputs(rows)), torch.from_numpy(rows)).backward()
             nn.utils.clip_grad_norm_(net.parameters(), schedule.clip)

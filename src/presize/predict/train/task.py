@@ -11,7 +11,7 @@ from presize.predict.base import Query
 from presize.predict.features import Features, Float32
 from presize.predict.learned import Learned
 from presize.predict.log import Log, ServedTokenizer
-from presize.predict.model import LengthModel, Progress
+from presize.predict.model import AnyModel, Progress
 from presize.registry import Registry
 
 
@@ -62,5 +62,5 @@ class Task:
     report: Progress
 
 
-Trainer = Callable[[Task], LengthModel]
+Trainer = Callable[[Task], AnyModel]
 TRAINERS: Registry[Trainer] = Registry("kind of learned predictor")
