@@ -5,7 +5,8 @@ of forecasts made before their answer was known, by part of the stream, beside t
 retraining is waited for before the stream goes on, so that the figures do not depend on this machine's speed; what
 it costs the engine's thread is measured apart, while one runs.
 
-python benchmarks/online.py --save
+python benchmarks/corpus.py vicuna > vicuna.jsonl
+python benchmarks/online.py --log vicuna.jsonl --save
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ SHOWN = ("n", "coverage_50", "coverage_90", "crps", "mae", "kendall_tau")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--log", type=Path, required=True, help="Vicuna's lengths: benchmarks/corpus.py vicuna > FILE")
+    parser.add_argument("--log", type=Path, required=True, help="answers, such as Vicuna's")
     parser.add_argument("--kind", default="attention", choices=("attention", "linear"))
     parser.add_argument("--shift", type=float, default=1.5, help="factor on the lengths after --unshifted answers")
     parser.add_argument("--unshifted", type=int, default=1500)
@@ -140,35 +141,53 @@ def figures(curves: list[LengthDistribution], rows: list[Observation]) -> dict[s
 
 def cost(rows: list[Observation], base: Path, directory: Path) -> dict[str, Any]:
     """Microseconds of the calls that the engine waits for, with and without a retraining beside them."""
-    online = Online(directory, base, SchedulerOptions())
-    quiet = measured(online, rows[:400], lambda: True)
+    online, fixed = Online(directory, base, SchedulerOptions()), Learned.load(base)
+    quiet = measured(online, fixed, rows[:400], lambda: True)
     for row in rows[400:520]:
         online.observe(row.query, row.output_tokens, censored=row.censored)
     while online.learner.retraining is None:
         time.sleep(0.01)
-    beside = measured(online, rows[520:], lambda: online.learner.retraining is not None)
+    beside = measured(online, fixed, rows[520:], lambda: online.learner.retraining is not None)
+    while online.learner.retraining is not None:
+        time.sleep(0.01)
+    afterwards = measured(online, fixed, rows[:400], lambda: True)
     online.close()
-    return {"quiet": quiet, "beside a retraining": beside}
+    return {
+        "quiet": quiet, "beside a retraining": beside,
+        f"version {online.learner.version.number} forecasts": afterwards,
+    }  # fmt: skip
 
 
-def measured(online: Online, rows: list[Observation], going_on: Callable[[], bool]) -> dict[str, Any]:
-    predict, observe = [], []
+def measured(
+    online: Online, fixed: Learned, rows: list[Observation], going_on: Callable[[], bool]
+) -> dict[str, Any]:  # fmt: skip
+    """Of each call; `fixed` does not learn, and is asked in turn: what others on the machine do shows there too.
+
+    cpu: of the calling thread, which leaves out when another thread or process had the processor.
+    """
+    calls: dict[str, Callable[[Observation], Any]] = {
+        "predict, not learning": lambda row: fixed.predict([row.query]),
+        "predict": lambda row: online.predict([row.query]),
+        "observe": lambda row: online.observe(row.query, row.output_tokens, censored=row.censored),
+    }
+    wall: dict[str, list[float]] = {name: [] for name in calls}
+    cpu: dict[str, list[float]] = {name: [] for name in calls}
     for row in rows:
         if not going_on():
             break
-        started = time.perf_counter()
-        online.predict([row.query])
-        between = time.perf_counter()
-        online.observe(row.query, row.output_tokens, censored=row.censored)
-        observe.append(time.perf_counter() - between)
-        predict.append(between - started)
-    return {"calls": len(predict), **{
-        f"{name}_us": {
-            "median": 1e6 * float(np.median(times)), "p99": 1e6 * float(np.quantile(times, 0.99)),
-            "max": 1e6 * max(times),
+        for name, call in calls.items():
+            started, thread = time.perf_counter(), time.thread_time()
+            call(row)
+            cpu[name].append(time.thread_time() - thread)
+            wall[name].append(time.perf_counter() - started)
+    return {
+        name: {
+            "calls": len(times), "median_us": 1e6 * float(np.median(times)),
+            "p99_us": 1e6 * float(np.quantile(times, 0.99)), "max_us": 1e6 * max(times),
+            "cpu_p99_us": 1e6 * float(np.quantile(cpu[name], 0.99)), "cpu_max_us": 1e6 * max(cpu[name]),
         }
-        for name, times in (("predict", predict), ("observe", observe))
-    }}  # fmt: skip
+        for name, times in wall.items()
+    }  # fmt: skip
 
 
 if __name__ == "__main__":

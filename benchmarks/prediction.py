@@ -1,7 +1,7 @@
 """Every predictor on the same answers: five folds of Vicuna-7B's real lengths, or a log with others to compare on.
 
 The attention predictor is learned from the fold's own encoder, so that no test prompt was seen by either. With --test
-the whole log is learned from, and every further log is measured on. Finished parts are kept in --work, so the command
+the whole log is learned from, and every further log is measured on. What was learned is kept in --work, so the command
 goes on where it was stopped.
 
 python benchmarks/prediction.py --save
@@ -30,7 +30,7 @@ from presize.predict import PREDICTORS
 from presize.predict.learned import Learned
 from presize.predict.log import Log, read_log
 from presize.predict.metrics import evaluate, kendall_tau
-from presize.predict.store import folder_bytes, save
+from presize.predict.store import folder_bytes, read_header, save
 from presize.predict.train.learn import learn
 from presize.predict.train.task import Recipe
 
@@ -80,10 +80,7 @@ def parts(log: Log, options: Any, tokenizer: Tokenizer) -> Iterator[tuple[str, L
 def measured(
     entry: str, part: str, train: Log, tests: dict[str, Log], tokenizer: Tokenizer, options: Any
 ) -> dict[str, dict[str, float]]:
-    """Figures on each test log; kept in a file, and taken from there if it is there."""
-    kept = options.work / f"{part}-{entry}.json"
-    if kept.exists():
-        return dict(json.loads(kept.read_text()))
+    """Figures on each test log."""
     predictor, seconds = predictor_of(entry, part, train, tokenizer, options)
     found = {}
     for name, log in tests.items():
@@ -94,7 +91,6 @@ def measured(
             "us_single": 1e6 * seconds_alone(predictor, log.queries[:200]),
             "train_seconds": seconds,
         }
-    kept.write_text(json.dumps(found))
     return found
 
 
@@ -108,6 +104,8 @@ def predictor_of(entry: str, part: str, train: Log, tokenizer: Tokenizer, option
         history.refresh(np.zeros(0, dtype=np.int64))
         return history, time.perf_counter() - started
     target = options.work / f"{part}-{entry}"
+    if target.exists():
+        return Learned.load(target), read_header(target).training["seconds"]
     teacher = Learned.load(options.work / f"{part}-encoder") if entry == "attention" else None
     recipe = Recipe(kind=entry.removesuffix("-alone"), held_out=options.held_out, teacher=teacher)
     header, predictor = learn(train, tokenizer, DEFAULT_MODEL, recipe, progress)

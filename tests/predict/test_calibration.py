@@ -117,9 +117,9 @@ def test_whatever_came_the_correction_is_a_distribution(seen: list[tuple[float, 
 def test_many_equal_levels_pull_the_correction_to_their_side(level: float, cut: bool) -> None:
     values = np.array(Calibration.fit(np.full(2000, level), np.full(2000, cut)).values)
     if cut:  # all are known to lie above, and nothing more
-        assert values[level > KNOTS].max(initial=0.0) < 0.02
+        assert values[level > KNOTS].max(initial=0.0) < 0.06
     else:
-        assert values[level - 0.03 > KNOTS].max(initial=0.0) < 0.02
+        assert values[level - 0.03 > KNOTS].max(initial=0.0) < 0.06
         assert values[level < KNOTS].min(initial=1.0) > 0.9
 
 

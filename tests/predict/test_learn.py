@@ -6,10 +6,12 @@ import importlib.util
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from presize.core.lengths import GRID
@@ -19,7 +21,9 @@ from presize.predict.learned import Learned
 from presize.predict.log import Log, Observation
 from presize.predict.metrics import evaluate, kendall_tau
 from presize.predict.store import Header, save
+from presize.predict.train import attention as train_attention
 from presize.predict.train.learn import learn
+from presize.predict.train.loop import Schedule, fit
 from presize.predict.train.task import Recipe
 
 TASKS = {"name": 12, "list": 50, "explain": 180, "write": 700}  # median tokens of an answer
@@ -34,7 +38,7 @@ class WordTokenizer:
         self._inner = Tokenizer(models.WordLevel(vocabulary, unk_token="?"))
         self._inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
         return self._inner.encode(text).ids
 
     def encode_chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
@@ -104,6 +108,38 @@ def test_a_student_says_what_its_teacher_says_of_prompts_without_answers() -> No
     student, teacher = learned("attention", teacher="linear")[1], learned("linear")[1]
     both = [[curve.quantile(0.5) for curve in p.predict(FRESH.queries)] for p in (student, teacher)]
     assert kendall_tau(np.array(both[0], dtype=float), np.array(both[1])) > 0.7
+
+
+def test_a_student_learns_from_the_answers_too_where_its_teacher_knows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = make_log(700, 0)
+    shuffled = np.random.default_rng(0).permutation(log.lengths).tolist()
+    guesses = Log([Observation(row.query, n, False) for row, n in zip(log.rows, shuffled, strict=True)])
+    teacher = learn(guesses, TOKENIZER, "m", Recipe(kind="linear", held_out=0.2), silent)[1]
+    monkeypatch.setattr(train_attention, "_TAUGHT", train_attention._ALONE)
+    recipe = Recipe(kind="attention", held_out=0.2, teacher=teacher, variants=0)
+    student = learn(log, TOKENIZER, "m", recipe, silent)[1]
+    tau = [evaluate(p.predict(FRESH.queries), FRESH.lengths, FRESH.censored)["kendall_tau"] for p in (teacher, student)]
+    assert abs(tau[0]) < 0.2
+    assert tau[1] > 0.5
+
+
+def test_training_ends_with_the_weights_of_the_best_epoch() -> None:
+    net = torch.nn.Linear(1, 1)
+    losses, seen = iter([5.0, 3.0, 4.0, 9.0, 1.0]), []
+
+    def validate() -> float:
+        seen.append(net.weight.item())
+        return next(losses)
+
+    best = fit(
+        net, lambda rows: (torch.ones(len(rows), 1),), np.ones(8, dtype=np.int64), lambda out, rows: -out.mean(),
+        validate, torch.optim.SGD(net.parameters(), lr=0.1), Schedule(epochs=5, batch_size=4, patience=2),
+        SimpleNamespace(recipe=Recipe(), report=silent),
+    )  # fmt: skip
+    assert best == 3.0
+    assert len(seen) == 4, "two epochs without a better one are enough"
+    assert net.weight.item() == seen[1] != seen[-1]
+    assert not net.training
 
 
 @pytest.mark.parametrize("kind", ["linear", "attention"])
@@ -176,7 +212,6 @@ def test_the_encoder_learns_is_stored_and_is_the_same_in_eight_bits(
 ) -> None:
     from presize.predict.hazard import sigmoid, survival_of
     from presize.predict.train import encoder
-    from presize.predict.train.loop import Schedule
 
     nets = []
 

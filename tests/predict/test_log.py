@@ -24,7 +24,7 @@ MAX_LENGTH = 2**20
 class Characters:
     """A token a character."""
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
         if "\ud800" in text:
             raise InvalidRequestError("prompt holds half of a surrogate pair; it is not valid text")
         return [ord(character) for character in text]

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from presize.predict.bound import MAX_SHIFT
 from presize.predict.calibration import Calibration
 from presize.predict.drift import MAX_WEIGHT, WINDOW
 from presize.predict.guard import Guarded
+from presize.predict.hidden import Hidden
 from presize.predict.home import NOT_BETTER
 from presize.predict.learned import Learned
 from presize.predict.online import Online
@@ -239,6 +241,17 @@ def test_a_retraining_that_hangs_is_given_up(tmp_path: Path, base: Path, monkeyp
     online.close()
 
 
+def test_a_retraining_that_can_not_be_started_is_counted(tmp_path: Path, base: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(learner, "_COMMAND", (str(tmp_path / "nothing"),))
+    online = opened(tmp_path / "on", base)
+    serve(online, 500, 100.0)
+    online.learner.turn()
+    online.learner.turn()
+    assert (online.counts.failed, online.learner.retraining) == (1, None)
+    assert not list((tmp_path / "on").glob("candidate-*"))
+    online.close()
+
+
 def test_a_directory_that_can_not_be_written_is_counted(
     tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -413,6 +426,22 @@ def test_a_predictor_that_was_not_learned_is_refused(name: str, model: str, tmp_
     with pytest.raises(ConfigError, match="learn_online needs a predictor of `presize learn`"):
         choose(options, model, lambda: "none")
     assert not (tmp_path / "on").exists()
+
+
+def test_one_that_reads_hidden_states_is_refused(tmp_path: Path) -> None:
+    shapes = {
+        "mean": (3,),
+        "scale": (3,),
+        "hidden": (7, 2),
+        "hidden_bias": (2,),
+        "decode": (2, 40),
+        "decode_bias": (40,),
+    }
+    probe = Hidden({name: np.zeros(shape, dtype=np.float32) for name, shape in shapes.items()})
+    save(tmp_path / "p", replace(header(), kind="hidden"), probe)
+    options = SchedulerOptions(predictor=str(tmp_path / "p"), learn_online=str(tmp_path / "on"))
+    with pytest.raises(ConfigError, match="learn_online needs a predictor that reads prompts"):
+        choose(options, "m", lambda: "here")
 
 
 def test_a_base_for_another_tokenizer_is_refused(tmp_path: Path, base: Path) -> None:

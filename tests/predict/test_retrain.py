@@ -161,9 +161,9 @@ def two_kinds(count: int) -> list[Answer]:
 def test_the_attention_net_is_trained_on_from_where_it_is(
     tmp_path: Path, attentive: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("presize.predict.retrain._EPOCHS", 15)
-    monkeypatch.setattr("presize.predict.retrain._RATE", 5e-3)
-    home = prepared(tmp_path / "on", attentive, two_kinds(1500))
+    monkeypatch.setattr("presize.predict.retrain._EPOCHS", 10)
+    monkeypatch.setattr("presize.predict.retrain._RATE", 1e-2)
+    home = prepared(tmp_path / "on", attentive, two_kinds(900))
     calls: list[int] = []
     assert retrain(tmp_path / "on", "candidate-a", lambda: calls.append(1)) == 0
     assert len(calls) > 50, "whether the parent is still there is asked at every step"

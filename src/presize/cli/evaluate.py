@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
             **evaluate(curves, log.lengths, log.censored),
             "us_per_prompt": 1e6 * seconds,
             "us_single": 1e6 * single,
-            "train_seconds": header.training.get("seconds"),
+            "train_seconds": _seconds(header.training.get("seconds")),
         }
         if options.save_plot is not None:
             from presize.cli.plots import save_forecasts
@@ -84,6 +84,11 @@ def run(args: argparse.Namespace) -> int:
     print_figures(console, figures)
     sys.stdout.write(json_line(figures))
     return 0
+
+
+def _seconds(value: Any) -> float | None:
+    """Of a header, which anybody may have written."""
+    return float(value) if isinstance(value, int | float) else None
 
 
 def forecasts(predictor: Learned, queries: Sequence[Query], report: Any) -> tuple[list[LengthDistribution], float]:

@@ -25,11 +25,11 @@ class Tokenizer:
         if not self._inner.is_fast:
             raise ModelError(f"{directory} has no tokenizer.json; only fast tokenizers are supported")
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a prompt, with the special tokens that the model puts in front."""
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
+        """Token ids of a prompt, with the ``special`` tokens that the model puts in front."""
         if len(text) > MAX_PROMPT_CHARACTERS:
             raise InvalidRequestError(f"prompt has {len(text)} characters; at most {MAX_PROMPT_CHARACTERS} are allowed")
-        return self._ids(text, special=True)
+        return self._ids(text, special=special)
 
     def encode_chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
         """Token ids of a conversation, by the model's chat template, ready for the assistant's answer."""

@@ -36,7 +36,7 @@ _PATIENCE_PER_RUNNING, _LEAST_RUNNING, _RUNNING_KEPT = 4, 16, 0.9999
 
 @dataclass(slots=True, eq=False)
 class _Request:
-    """waiting: its answers that have not ended. misses: of each that has, the chance that it missed its interval."""
+    """waiting: its answers that have not ended. missed: chances that those that have missed their interval, summed."""
 
     request_id: str
     tenant: str
@@ -44,7 +44,7 @@ class _Request:
     version: int
     waiting: int
     passed: bool = False
-    misses: list[float] = field(default_factory=list)
+    missed: float = 0.0
     lengths: list[tuple[int, bool]] = field(default_factory=list)
 
 
@@ -93,7 +93,7 @@ class Drift:
                 return
             request.waiting -= 1
             if output_tokens > 0:
-                request.misses.append(miss(request.survival, output_tokens, censored))
+                request.missed += miss(request.survival, output_tokens, censored)
                 request.lengths.append((output_tokens, censored))
             if request.waiting == 0:
                 del self._pending[query.request_id]
@@ -108,8 +108,7 @@ class Drift:
     def widened(self, survivals: FloatArray) -> FloatArray:
         """(N, G) curves with the recent lengths' own mixed in; the same array if nothing is amiss."""
         weight = self.weight
-        history = self._recent() if weight else None
-        return survivals if history is None else (1.0 - weight) * survivals + weight * history
+        return (1.0 - weight) * survivals + weight * self._recent() if weight else survivals
 
     def _over(self, request: _Request) -> None:
         request.waiting = 0
@@ -135,15 +134,17 @@ class Drift:
                 del self._pending[oldest.request_id]
 
     def _settle(self, request: _Request) -> None:
-        if not request.misses:
+        if not request.lengths:
             return
+        request.missed /= len(request.lengths)  # several answers to one prompt are no more than one piece of evidence
         self._window.add(request.tenant, request)
         self._settled += 1
         if self._settled % EVERY == 0:
             self._judge()
 
     def _judge(self) -> None:
-        misses = [sum(r.misses) / len(r.misses) for r in self._window if r.version == self._version]
+        version = self._version
+        misses = [request.missed for request in self._window if request.version == version]
         if len(misses) < LEAST:
             return  # nothing is known of a new version yet: what was so stays so
         self.coverage = 1.0 - sum(misses) / len(misses)
@@ -163,18 +164,18 @@ class Drift:
             self._note(text, False)
         self.weight = min(max(-off * _WEIGHT_PER_LACK, 0.0), MAX_WEIGHT) if self.drifting else 0.0
 
-    def _recent(self) -> FloatArray | None:
-        """(G,) survival of the window's lengths, made anew when enough have come."""
-        with self._lock:
-            turn = self._settled // EVERY
-            if self._history is None or self._history[0] != turn:
-                curve = KaplanMeier(self._options)
-                for request in self._window:
-                    for length, censored in request.lengths:
-                        curve.observe(_ANY, length, censored=censored)
-                curve.refresh(np.zeros(0, dtype=np.int64))
-                self._history = turn, curve.predict([_ANY])[0].survival
-            return self._history[1]
+    def _recent(self) -> FloatArray:
+        """(G,) survival of the window's lengths, made anew when enough have come; on the forecasting thread."""
+        turn = self._settled // EVERY
+        if self._history is None or self._history[0] != turn:
+            with self._lock:
+                seen = [pair for request in self._window for pair in request.lengths]
+            curve = KaplanMeier(self._options)
+            for length, censored in seen:
+                curve.observe(_ANY, length, censored=censored)
+            curve.refresh(np.zeros(0, dtype=np.int64))
+            self._history = turn, curve.predict([_ANY])[0].survival
+        return self._history[1]
 
 
 _ANY = Query("", (0,), MAX_LENGTH)

@@ -40,7 +40,8 @@ _LOG = logging.getLogger("presize")
 class Counts:
     """Since the directory was made. answers: seen; retrained_at: of them, at the last retraining.
 
-    taken_over, dropped, failed: versions that were better, not better, and that came to nothing. drifts: episodes.
+    taken_over, dropped: versions that were better, and that were not. failed: retrainings that came to nothing, and
+    times that the directory could not be written. drifts: episodes.
     """
 
     answers: int = 0

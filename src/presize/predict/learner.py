@@ -165,12 +165,16 @@ class Learner:
             **os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive",
             "CUDA_VISIBLE_DEVICES": "",
         }  # fmt: skip
-        with errors.open("wb") as log:
-            process = subprocess.Popen(
-                [*_COMMAND, str(self.home.path), name, str(os.getpid())],
-                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log, env=environment,
-                start_new_session=True,  # Ctrl-C in a terminal is for the parent, which ends it
-            )  # fmt: skip
+        try:
+            with errors.open("wb") as log:
+                process = subprocess.Popen(
+                    [*_COMMAND, str(self.home.path), name, str(os.getpid())],
+                    stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log, env=environment,
+                    start_new_session=True,  # Ctrl-C in a terminal is for the parent, which ends it
+                )  # fmt: skip
+        except OSError:
+            errors.unlink(missing_ok=True)
+            raise
         self.retraining = Retraining(process, self.home.path / name, errors, time.monotonic())
 
     def _look_after(self, child: Retraining) -> None:

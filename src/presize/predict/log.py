@@ -39,7 +39,7 @@ KNOWN_FIELDS = frozenset(
 class ServedTokenizer(Protocol):
     """What is needed of the served model's tokenizer (`presize.engine.tokenizer.Tokenizer`)."""
 
-    def encode(self, text: str) -> list[int]: ...
+    def encode(self, text: str, *, special: bool = True) -> list[int]: ...
     def encode_chat(self, messages: Sequence[dict[str, str]]) -> list[int]: ...
     def decode(self, token_ids: Sequence[int]) -> str: ...
     def fingerprint(self) -> str: ...
@@ -107,7 +107,7 @@ def read_log(path: Path, tokenizer: ServedTokenizer, on_row: Callable[[int], Non
             continue
         try:
             log.rows.append(_observation(row, number, tokenizer))
-        except (ValueError, InvalidRequestError, RecursionError) as error:
+        except (ValueError, InvalidRequestError) as error:
             raise ConfigError(f"{path}, line {number}: {error}") from error
     if not log.rows:
         raise ConfigError(f"{path} has no answers; `presize collect` writes such a log")
@@ -120,7 +120,7 @@ def read_prompts(path: Path, tokenizer: ServedTokenizer) -> list[Query]:
     for number, row in _rows(path):
         try:
             ids, system = _prompt(row, tokenizer)
-        except (ValueError, InvalidRequestError, RecursionError) as error:
+        except (ValueError, InvalidRequestError) as error:
             raise ConfigError(f"{path}, line {number}: {error}") from error
         queries.append(Query(str(number), ids, MAX_LENGTH, 0.0, system))
     return queries

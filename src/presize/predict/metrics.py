@@ -18,7 +18,8 @@ _MAX_SUMMED = 8192  # tokens up to which a score over all lengths is summed
 def evaluate(curves: Sequence[LengthDistribution], lengths: IntArray, censored: Any) -> dict[str, float]:
     """Figures of N forecasts against N answers; every forecast ends at its request's max_tokens.
 
-    An answer that was cut off counts with the length it had, and as inside an interval whose upper end it reached.
+    An answer that was cut off counts with the length it had. coverage: share of the answers within the central 50 or
+    90 %; one that was cut off before max_tokens counts as inside unless it was above already.
     mae, median_absolute_error: of the median, tokens. log_r2: of the log of the median. crps: tokens (Gneiting and
     Raftery 2007); up to the cut-off for an answer that was cut off. pinball: mean over the quantiles 0.1 to 0.9,
     tokens. bucket_accuracy_10: ten equal buckets up to the largest max_tokens, as in S^3.
@@ -56,11 +57,18 @@ def kendall_tau(guess: FloatArray, truth: IntArray) -> float:
 
 
 def _coverage(curves: Sequence[LengthDistribution], lengths: IntArray, censored: Any, share: float) -> float:
-    """Share of the answers within the central interval; the lower end itself belongs to it."""
+    """Share of the answers whose level, half way between F(L - 1) and F(L), is in the central ``share`` of [0, 1].
+
+    Lengths are whole: the interval between two quantiles with both its ends holds more than its share, without one of
+    them less (Czado, Gneiting and Held 2009 on counts).
+    """
     inside = 0
     for curve, length, cut in zip(curves, lengths, censored, strict=True):
-        low, high = curve.quantile(0.5 - share / 2), curve.quantile(0.5 + share / 2)
-        inside += low <= length and (length <= high or bool(cut))
+        before, after = 1.0 - curve.at([length - 1, length])
+        if cut and length < curve.limit:
+            inside += after <= 0.5 + share / 2
+        else:
+            inside += abs(0.5 * (before + after) - 0.5) <= share / 2
     return inside / len(curves)
 
 

@@ -72,13 +72,16 @@ def checked(arrays: Arrays, shapes: dict[str, tuple[int | str, ...]]) -> tuple[A
         if name not in arrays:
             raise ModelError(f"the predictor's weights have no {name}")
         array = arrays[name]
+        if array.dtype.kind not in "fiu":
+            raise ModelError(f"the predictor's {name} holds {array.dtype}, not numbers")
         if array.ndim != len(shape):
             raise ModelError(f"the predictor's {name} has {array.ndim} dimensions; it must have {len(shape)}")
         for size, letter in zip(array.shape, shape, strict=True):
             wanted = letter if isinstance(letter, int) else sizes.setdefault(letter, size)
             if size != wanted:
                 raise ModelError(f"the predictor's {name} has shape {array.shape}; {size} must be {wanted}")
-        if not np.isfinite(array).all():
+        with np.errstate(over="ignore"):
+            found[name] = array.astype(np.float32)
+        if not np.isfinite(found[name]).all():
             raise ModelError(f"the predictor's {name} holds numbers that are not finite")
-        found[name] = array.astype(np.float32)
     return found, sizes

@@ -75,28 +75,31 @@ def retrain(directory: Path, name: str, alive: Callable[[], None]) -> int:
     if len(set(prompts)) < LEAST_COMPARED:
         return NOT_BETTER
     answers = as_seen(compared, header.features)
-    anchor = base_header.calibration.apply(told(base, answers))
+    base_told = told(base, answers)
+    anchor = base_header.calibration.apply(base_told)
 
-    def candidate(weights: str, model: AnyModel, calibration: Calibration) -> Candidate:
-        curves = bounded(calibration.apply(told(model, answers)), anchor)
+    def candidate(weights: str, model: AnyModel, raw: FloatArray, calibration: Calibration) -> Candidate:
+        curves = bounded(calibration.apply(raw), anchor)
         return Candidate(weights, model, calibration, log_crps(curves, answers), coverage(curves, answers))
 
-    def calibrated(weights: str, model: AnyModel) -> Candidate:
+    def calibrated(weights: str, model: AnyModel, raw: FloatArray) -> Candidate:
         # not on answers that the weights were fitted to: there they look surer than they may be
         folds = {_ASIDE} if weights == _TRAINED else set(range(FOLDS)) - {_COMPARED}
         seen = as_seen([row for row in recent if row.fold in folds], header.features)
         curves = [LengthDistribution.from_survival(curve) for curve in told(model, seen)]
         levels = levels_of(curves, seen.lengths, seen.censored)
-        return candidate(weights, model, Calibration.fit(levels, seen.censored))
+        return candidate(weights, model, raw, Calibration.fit(levels, seen.censored))
 
     weights = str(header.training.get("online", {}).get("weights", _BASES))
-    before = candidate(weights, model, header.calibration)
-    found = [calibrated(weights, model)]
+    now_told = base_told if model is base else told(model, answers)
+    before = candidate(weights, model, now_told, header.calibration)
+    found = [calibrated(weights, model, now_told)]
     if isinstance(model, Attention):
         part = as_seen([row for row in rows if row.fold not in (_COMPARED, _ASIDE)], header.features)
         aside = as_seen([row for row in recent if row.fold == _ASIDE], header.features)
         if part.prompts and aside.prompts:
-            found.append(calibrated(_TRAINED, trained_on(model, part, aside, alive)))
+            trained = trained_on(model, part, aside, alive)
+            found.append(calibrated(_TRAINED, trained, told(trained, answers)))
     best = min(found, key=lambda each: float(each.scores.mean()))
     alive()
     scores = {each.weights: float(each.scores.mean()) for each in found}

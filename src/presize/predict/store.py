@@ -137,11 +137,11 @@ def read_header(directory: Path) -> Header:
                 _numbers(features["scale"], len(SIDES)),
             ),
             calibration=Calibration(_numbers(calibration["values"])),
-            training=dict(raw["training"]),
-            metrics=dict(raw["metrics"]),
+            training=_figures(raw["training"]),
+            metrics=_figures(raw["metrics"]),
             licence=str(raw["licence"]),
         )
-    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ModelError(f"{path} is damaged: {type(error).__name__}: {first_line(error)}") from error
 
 
@@ -149,6 +149,17 @@ def _tokens(values: Sequence[Any]) -> tuple[int, ...]:
     if not all(type(value) is int and value >= 0 for value in values):
         raise ValueError("token ids must be whole numbers")
     return tuple(values)
+
+
+def _figures(values: dict[str, Any]) -> dict[str, Any]:
+    """Numbers that are finite, and short texts such as dates."""
+    found = dict(values)
+    for value in found.values():
+        if isinstance(value, int | float):
+            _numbers([value])
+        elif not isinstance(value, str):
+            raise ValueError("training and metrics must hold numbers and texts")
+    return found
 
 
 def _numbers(values: Sequence[Any], count: int | None = None) -> tuple[float, ...]:

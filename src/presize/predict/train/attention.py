@@ -41,7 +41,7 @@ def train_attention(task: Task) -> Attention:
     targets = Targets.of(*observed(task.answers.lengths, task.answers.censored, task.cells))
     taught = task.recipe.teacher is not None
     if task.recipe.teacher is not None:
-        queries = [*_own(task), *task.recipe.prompts, *_variants(task)]
+        queries = [*_own(task), *_made(task)]
         prompts = [task.features.tokens(query) for query in queries]
         sides = task.features.sides(queries, [len(prompt) for prompt in prompts])
         targets = _blend(targets, Targets.soft(_ask(task, task.recipe.teacher, queries)))
@@ -74,15 +74,20 @@ def _own(task: Task) -> list[Query]:
     ]
 
 
-def _variants(task: Task) -> list[Query]:
-    """Prompts made of the log's and of those that have no answer, with settings drawn from the log's."""
+def _made(task: Task) -> list[Query]:
+    """Prompts without answers, and ones made of them and of the log's; with settings drawn from the log's."""
     rng = np.random.default_rng(task.recipe.seed)
-    known = [*task.answers.prompts, *(task.features.tokens(query) for query in task.recipe.prompts)]
+    others = [task.features.tokens(query) for query in task.recipe.prompts]
+    known = [*task.answers.prompts, *others]
     texts = [task.tokenizer.decode(prompt.tolist()) for prompt in known]
     settings = rng.integers(len(task.answers.queries), size=task.recipe.variants)
-    made = []
-    for text, i in zip(variants(texts, task.recipe.variants, rng), settings, strict=True):
-        ids = np.asarray(task.tokenizer.encode(text), dtype=np.int32)
+    made = [
+        replace(task.answers.queries[i], prompt_token_ids=ids)
+        for ids, i in zip(others, rng.integers(len(task.answers.queries), size=len(others)), strict=True)
+    ]
+    # there may be fewer variants than asked for: none, if no prompt has a word
+    for text, i in zip(variants(texts, task.recipe.variants, rng), settings, strict=False):
+        ids = np.asarray(task.tokenizer.encode(text, special=False), dtype=np.int32)
         if ids.size:
             made.append(replace(task.answers.queries[i], prompt_token_ids=ids))
         if len(made) % _ASKED == 0:

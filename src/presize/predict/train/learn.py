@@ -75,5 +75,7 @@ def check(log: Log, recipe: Recipe) -> None:
         )
     if recipe.teacher is None and recipe.prompts:
         raise ConfigError("prompts without answers need a teacher; name one with --teacher")
+    if recipe.teacher is not None and recipe.kind != "attention":
+        raise ConfigError(f"a teacher is of use to a predictor of kind attention only, not to {recipe.kind}")
     if recipe.teacher is not None and isinstance(recipe.teacher.model, StateModel):
         raise ConfigError("the teacher reads hidden states, which made-up prompts have none of; name an encoder")
