@@ -60,8 +60,7 @@ def main() -> None:
     rows = shifted(stream, options.unshifted, options.shift)
     with tempfile.TemporaryDirectory(dir=options.work) as folder:
         result = served(rows, base, Path(folder) / "online", options)
-    with tempfile.TemporaryDirectory(dir=options.work) as folder:
-        result["cost"] = cost(rows, base, Path(folder) / "online")
+        result["cost"] = cost(rows, base, Path(folder) / "fresh", Path(folder) / "online")
     about = {"log": options.log.name, "kind": options.kind, "shift": options.shift, "running": options.running}
     report(f"online-{options.kind}", {**about, **rounded(result)}, save=options.save)
 
@@ -139,8 +138,10 @@ def figures(curves: list[LengthDistribution], rows: list[Observation]) -> dict[s
     return {name: float(found[name]) for name in SHOWN}
 
 
-def cost(rows: list[Observation], base: Path, directory: Path) -> dict[str, Any]:
-    """Microseconds of the calls that the engine waits for, with and without a retraining beside them."""
+def cost(rows: list[Observation], base: Path, directory: Path, learned: Path) -> dict[str, Any]:
+    """Microseconds of the calls that the engine waits for: nothing learned yet, a retraining beside them, and in
+    ``learned``, where the base and a version are asked.
+    """
     online, fixed = Online(directory, base, SchedulerOptions()), Learned.load(base)
     quiet = measured(online, fixed, rows[:400], lambda: True)
     for row in rows[400:520]:
@@ -148,14 +149,12 @@ def cost(rows: list[Observation], base: Path, directory: Path) -> dict[str, Any]
     while online.learner.retraining is None:
         time.sleep(0.01)
     beside = measured(online, fixed, rows[520:], lambda: online.learner.retraining is not None)
-    while online.learner.retraining is not None:
-        time.sleep(0.01)
-    afterwards = measured(online, fixed, rows[:400], lambda: True)
     online.close()
-    return {
-        "quiet": quiet, "beside a retraining": beside,
-        f"version {online.learner.version.number} forecasts": afterwards,
-    }  # fmt: skip
+    later = Online(learned, base, SchedulerOptions())
+    afterwards = measured(later, fixed, rows[:400], lambda: True)
+    later.close()
+    version = f"version {later.learner.version.number} forecasts"
+    return {"quiet": quiet, "beside a retraining": beside, version: afterwards}
 
 
 def measured(

@@ -107,7 +107,7 @@ def test_the_newest_decide(tmp_path: Path) -> None:
     found, model = load(tmp_path / "on" / "candidate-a")
     curve = LengthDistribution.from_survival(found.calibration.apply(curves_of(100, 1))[0])
     assert curve.quantile(0.5) == pytest.approx(150, rel=0.1)
-    assert found.training["online"]["weights"] == "the base's"
+    assert found.training["online_weights"] == "the base's"
     assert model.arrays()["intercept"] == pytest.approx(np.log(100.0))
     home.close()
 
@@ -168,7 +168,7 @@ def test_the_attention_net_is_trained_on_from_where_it_is(
     assert retrain(tmp_path / "on", "candidate-a", lambda: calls.append(1)) == 0
     assert len(calls) > 50, "whether the parent is still there is asked at every step"
     found, model = load(tmp_path / "on" / "candidate-a")
-    assert found.training["online"]["weights"] == "trained on"
+    assert found.training["online_weights"] == "trained on"
     short, long = (
         LengthDistribution.from_survival(curve).quantile(0.5)
         for curve in found.calibration.apply(told(model, as_seen(two_kinds(2), PLAIN)))
@@ -178,7 +178,7 @@ def test_the_attention_net_is_trained_on_from_where_it_is(
     monkeypatch.setattr("presize.predict.retrain._EPOCHS", 1)
     again = retrain(tmp_path / "on", "candidate-b", lambda: None)
     if again == 0:
-        assert load(tmp_path / "on" / "candidate-b")[0].training["online"]["weights"] == "trained on"
+        assert load(tmp_path / "on" / "candidate-b")[0].training["online_weights"] == "trained on"
     home.close()
 
 

@@ -17,11 +17,13 @@ from presize.core.lengths import GRID, FloatArray, IntArray
 from presize.errors import ConfigError, ModelError, first_line
 from presize.predict.features import Float32
 from presize.predict.hazard import sigmoid, survival_of
-from presize.predict.model import MODELS, Arrays, LengthModel
+from presize.predict.linear import Linear
+from presize.predict.model import MODELS, Arrays, LengthModel, checked
 
 NET, PIECES, SERVED = "encoder.onnx", "word-pieces.json", "served-tokenizer.json"
 MAX_PIECES = 256  # word pieces read: both ends of a longer prompt
 BUCKETS = 10
+_LINEAR = "linear."  # before the names of the linear predictor's arrays
 _BATCH_PIECES = 4096  # word pieces in one run of the net, with padding
 
 
@@ -47,10 +49,13 @@ class Words:
 
 @MODELS.register("encoder")
 class Encoder(LengthModel):
-    """``net`` is the ONNX file's content."""
+    """``net``: the ONNX file's content. ``share`` of the curve is a linear predictor's, if there is one: that errs
+    elsewhere, so that the mixture is better than either.
+    """
 
-    def __init__(self, net: bytes, words: Words) -> None:
+    def __init__(self, net: bytes, words: Words, linear: Linear | None = None, share: float = 0.0) -> None:
         self._net, self._words = net, words
+        self._linear, self._share = linear, share
         self.set_threads(1)
 
     def set_threads(self, count: int) -> None:
@@ -74,16 +79,32 @@ class Encoder(LengthModel):
             words = Words(served, pieces)
         except Exception as error:  # tokenizers raises bare exceptions
             raise ModelError(f"the predictor in {directory} is damaged: {first_line(error)}") from error
-        return cls(net, words)
+        if "share" not in arrays:
+            return cls(net, words)
+        mixture, _ = checked(arrays, {"share": (1,)})
+        if not 0.0 <= mixture["share"][0] <= 1.0:
+            raise ModelError(f"the predictor's share is {mixture['share'][0]}; it must be in [0, 1]")
+        linear = {name.removeprefix(_LINEAR): array for name, array in arrays.items() if name.startswith(_LINEAR)}
+        return cls(net, words, Linear(linear), float(mixture["share"][0]))
 
     def arrays(self) -> Arrays:
-        return {}
+        if self._linear is None:
+            return {}
+        linear = {_LINEAR + name: array for name, array in self._linear.arrays().items()}
+        return {"share": np.array([self._share], dtype=np.float32), **linear}
+
+    def blended(self, linear: Linear, share: float) -> Encoder:
+        """With ``share`` of another's curve in its own."""
+        return Encoder(self._net, self._words, linear, share)
 
     def files(self) -> dict[str, bytes]:
         return {NET: self._net, **self._words.contents}
 
     def curves(self, prompts: Sequence[IntArray], sides: Float32) -> FloatArray:
-        return survival_of(sigmoid(self.logits(prompts, sides)))
+        own = survival_of(sigmoid(self.logits(prompts, sides)))
+        if self._linear is None:
+            return own
+        return own + self._share * (self._linear.curves(prompts, sides) - own)
 
     def logits(self, prompts: Sequence[IntArray], sides: Float32) -> Float32:
         """(N, K); prompts of similar length go through the net together."""

@@ -33,7 +33,7 @@ from presize.predict.train.task import Answers, Recipe, Task
 RECENT = 1_000  # answers, the newest, that are compared and calibrated on
 LEAST_COMPARED = 20  # prompts
 _COMPARED, _ASIDE = 0, 1  # folds
-_BASES, _TRAINED = "the base's", "trained on"  # how weights came about
+_WEIGHTS_KEY, _BASES, _TRAINED = "online_weights", "the base's", "trained on"  # in the header: how they came about
 _EPOCHS, _RATE, _DECAY, _DROPOUT = 3, 5e-4, 0.05, 0.3
 _BATCH = 64  # prompts
 _WEIGHTS: FloatArray = np.diff(np.log1p(GRID))
@@ -90,7 +90,7 @@ def retrain(directory: Path, name: str, alive: Callable[[], None]) -> int:
         levels = levels_of(curves, seen.lengths, seen.censored)
         return candidate(weights, model, raw, Calibration.fit(levels, seen.censored))
 
-    weights = str(header.training.get("online", {}).get("weights", _BASES))
+    weights = str(header.training.get(_WEIGHTS_KEY, _BASES))
     now_told = base_told if model is base else told(model, answers)
     before = candidate(weights, model, now_told, header.calibration)
     found = [calibrated(weights, model, now_told)]
@@ -113,7 +113,7 @@ def retrain(directory: Path, name: str, alive: Callable[[], None]) -> int:
         "coverage_90": best.coverage,
         "coverage_90_before": before.coverage,
     }
-    training = {**header.training, "online": {"answers": len(rows), "weights": best.weights}}
+    training = {**header.training, "online_answers": len(rows), _WEIGHTS_KEY: best.weights}
     new = replace(header, calibration=best.calibration, training=training, metrics=figures)
     save(directory / name, new, best.model)
     return 0

