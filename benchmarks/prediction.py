@@ -1,7 +1,7 @@
 """Every predictor on the same answers: five folds of Vicuna-7B's real lengths, or a log with others to compare on.
 
-The attention predictor is learned from the fold's own encoder, so that no test prompt was seen by either. With --test
-the whole log is learned from, and every further log is measured on. What was learned is kept in --work, so the command
+The attention predictor is learned from the fold's own encoder, so that no test prompt was seen by either. With --log
+there are no folds: what `learn` holds out of it is measured on, and every log of --test. What was learned is kept in --work, so the command
 goes on where it was stopped.
 
 python benchmarks/prediction.py --save
@@ -42,9 +42,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--entries", default=",".join(ENTRIES), help="comma-separated (default: all)")
     parser.add_argument("--log", type=Path, help="log to learn from (default: Vicuna's lengths from the shared data)")
-    parser.add_argument("--test", type=Path, action="append", help="log to measure on, instead of folds")
+    parser.add_argument("--test", type=Path, action="append", help="with --log: another log to measure on")
     parser.add_argument("--folds", default=",".join(map(str, range(FOLDS))), help="which of the five (default: all)")
-    parser.add_argument("--held-out", type=float, default=0.05)
+    parser.add_argument("--held-out", type=float, default=0.05, help="share that `learn` holds out (default: 0.05)")
     parser.add_argument("--work", type=Path, default=Path(__file__).parent / "work" / "prediction")
     parser.add_argument("--save", action="store_true", help="file the result under benchmarks/results/")
     options = parser.parse_args()
@@ -67,8 +67,13 @@ def main() -> None:
 
 def parts(log: Log, options: Any, tokenizer: Tokenizer) -> Iterator[tuple[str, Log, dict[str, Log]]]:
     """(name, what is learned from, what is measured on)."""
-    if options.test:
-        yield "all", log, {path.stem: read_log(path, tokenizer) for path in options.test}
+    if options.log is not None:
+        held_out = log.split(options.held_out)[1]  # what `learn` holds out, too
+        yield (
+            "all",
+            log,
+            {"held out": held_out, **{path.stem: read_log(path, tokenizer) for path in options.test or ()}},
+        )
         return
     order = np.random.default_rng(0).permutation(len(log))
     for fold in map(int, options.folds.split(",")):
@@ -99,7 +104,7 @@ def predictor_of(entry: str, part: str, train: Log, tokenizer: Tokenizer, option
     started = time.perf_counter()
     if entry in PREDICTORS:
         history = PREDICTORS.get(entry)(SchedulerOptions())
-        for row in train.rows:
+        for row in train.split(options.held_out)[0].rows:
             history.observe(row.query, row.output_tokens, censored=row.censored)
         history.refresh(np.zeros(0, dtype=np.int64))
         return history, time.perf_counter() - started
