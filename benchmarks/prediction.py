@@ -1,8 +1,8 @@
 """Every predictor on the same answers: five folds of Vicuna-7B's real lengths, or a log with others to compare on.
 
 The attention predictor is learned from the fold's own encoder, so that no test prompt was seen by either. With --log
-there are no folds: what `learn` holds out of it is measured on, and every log of --test. What was learned is kept in --work, so the command
-goes on where it was stopped.
+there are no folds: what `learn` holds out of it is measured on, and every log of --test. What was learned is kept in
+--work, so the command goes on where it was stopped.
 
 python benchmarks/prediction.py --save
 python benchmarks/prediction.py --log answers.jsonl --test unseen.jsonl --save

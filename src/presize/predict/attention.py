@@ -18,11 +18,11 @@ from presize.errors import ModelError
 from presize.predict.features import SIDES, Float32
 from presize.predict.hazard import sigmoid, survival_of
 from presize.predict.model import MODELS, Arrays, LengthModel, checked
-from presize.predict.packing import Packed, pack, pair_rows, vocabulary_rows
+from presize.predict.packing import BLOCK, Packed, pack, pair_rows, vocabulary_rows
 
 HEADS = 2
 PLACES = 16  # distances from either end of the prompt that have an embedding of their own
-_MAX_AT_ONCE = 65_536  # tokens that are computed together, which bounds the memory
+_TOGETHER = 4096  # tokens that are computed at once, which bounds the memory and stays in the cache
 SOFT_CAP = 10.0  # scores of the pooling queries stay within +-this
 
 
@@ -59,9 +59,10 @@ class Attention(LengthModel):
 
     def logits(self, prompts: Sequence[IntArray], sides: Float32) -> Float32:
         """(N, K) hazard logits."""
-        ends = np.cumsum([len(prompt) for prompt in prompts]) // _MAX_AT_ONCE
-        parts = np.split(np.arange(len(prompts)), np.flatnonzero(np.diff(ends)) + 1)
-        return np.concatenate([self._decode(self._run([prompts[i] for i in p])[0], sides[p]) for p in parts])
+        found = np.empty((len(prompts), self._w["decode"].shape[1]), dtype=np.float32)
+        for rows in _together(np.array([len(prompt) for prompt in prompts])):
+            found[rows] = self._decode(self._run([prompts[i] for i in rows])[0], sides[rows])
+        return found
 
     def attention(self, prompt: IntArray) -> FloatArray:
         """(n,) share of the pooling that each token gets, mean over the queries; sums to 1."""
@@ -131,6 +132,13 @@ _SHAPES: dict[str, tuple[int | str, ...]] = {
     "decode_bias": ("K",),
 }
 _HALF = ("tokens", "pairs")  # the tables, nearly all of the bytes: stored in half precision
+
+
+def _together(sizes: IntArray) -> list[IntArray]:
+    """Row numbers in parts of similar sizes; prompts of one block, which attend to no other, are apart."""
+    order = np.argsort(sizes, kind="stable")
+    part = np.cumsum(sizes[order]) // _TOGETHER + (sizes[order] > BLOCK)
+    return [rows for rows in np.split(order, np.flatnonzero(np.diff(part)) + 1) if rows.size]
 
 
 def _beside(part: Float32, context: IntArray) -> Float32:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 
@@ -36,9 +37,10 @@ class Guarded(Predictor):
         self.needs_states = inner.needs_states
         self.failures = self.late = 0
         self._history = KaplanMeier(options)
-        self._tasks: SimpleQueue[_Task] = SimpleQueue()
+        self._tasks: SimpleQueue[_Task | None] = SimpleQueue()
         self._running: _Task | None = None
-        threading.Thread(target=self._work, name="presize-predictor", daemon=True).start()
+        threading.Thread(target=_work, args=(self._tasks,), name="presize-predictor", daemon=True).start()
+        weakref.finalize(self, self._tasks.put, None)
 
     def predict(self, queries: Sequence[Query]) -> list[LengthDistribution]:
         curves = self._ask(lambda: list(self.inner.predict(queries)), len(queries), _HISTORY)
@@ -82,18 +84,6 @@ class Guarded(Predictor):
         if self.failures == 1:
             _LOG.warning("the length predictor failed (%s: %s); %s where it does", type(error).__name__, error, instead)
 
-    def _work(self) -> None:
-        while True:
-            task = self._tasks.get()
-            try:
-                curves = task.ask()
-                if curves is not None and len(curves) != task.count:
-                    raise ValueError(f"{len(curves)} curves for {task.count} queries")
-                task.curves = curves
-            except Exception as error:
-                task.error = error
-            task.done.set()
-
 
 class _Task:
     """One batch, and what became of it."""
@@ -103,3 +93,17 @@ class _Task:
         self.curves: Curves = None
         self.error: Exception | None = None
         self.done = threading.Event()
+
+
+def _work(tasks: SimpleQueue[_Task | None]) -> None:
+    """Of the thread: answer until told to end. It does not hold the predictor, which may so be let go."""
+    while (task := tasks.get()) is not None:
+        try:
+            curves = task.ask()
+            if curves is not None and len(curves) != task.count:
+                raise ValueError(f"{len(curves)} curves for {task.count} queries")
+            task.curves = curves
+        except Exception as error:
+            task.error = error
+        task.done.set()
+        del task

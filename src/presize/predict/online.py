@@ -3,7 +3,9 @@
 It forecasts with the newest version that beat the one before on answers held out, never further from the base than
 `presize.predict.bound` allows. When answers no longer fall within the forecasts as they should, forecasts are widened
 at once by the recent lengths' own curve, with a weight of at most `presize.predict.drift.MAX_WEIGHT`: that part is the
-one thing that another tenant's traffic can do beyond the bound, and no tenant gives more than a quarter of it.
+one thing that another tenant's traffic can do beyond the bound. Of several tenants none has more than a quarter of
+what is kept (`presize.predict.reservoir.Recent`): a quarter of its size, so more of what is there while others have
+sent little.
 """
 
 from __future__ import annotations

@@ -48,6 +48,7 @@ def save(directory: Path, header: Header, model: StoredModel) -> None:
     """Write a new ``directory``, or replace one that holds a predictor, in one move; ConfigError if it holds others."""
     from safetensors.numpy import save_file
 
+    _figures(header.training), _figures(header.metrics)
     check_target(directory)
     directory = directory.resolve()  # of a link, what it points to is replaced
     directory.parent.mkdir(parents=True, exist_ok=True)
@@ -151,7 +152,7 @@ def _tokens(values: Sequence[Any]) -> tuple[int, ...]:
     return tuple(values)
 
 
-def _figures(values: dict[str, Any]) -> dict[str, Any]:
+def _figures(values: Mapping[str, Any]) -> dict[str, Any]:
     """Numbers that are finite, and short texts such as dates."""
     found = dict(values)
     for value in found.values():
