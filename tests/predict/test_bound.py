@@ -10,10 +10,10 @@ from hypothesis.extra.numpy import arrays
 from online_parts import PLAIN, linear
 
 from presize.core.lengths import GRID, MAX_LENGTH, FloatArray, LengthDistribution
-from presize.predict.bound import MAX_SHIFT, Served, bounded
 from presize.predict.calibration import Calibration
 from presize.predict.learned import Learned
 from presize.predict.linear import Linear
+from presize.predict.online.bound import MAX_SHIFT, Served, bounded
 
 CURVES = arrays(np.float64, GRID.size - 1, elements=st.floats(0, 1)).map(
     lambda raw: LengthDistribution.from_survival(np.concatenate([[1.0], np.sort(raw)[::-1]])).survival

@@ -14,7 +14,7 @@ from online_parts import SPREAD, linear
 from presize.config import SchedulerOptions
 from presize.core.lengths import FloatArray, LengthDistribution
 from presize.predict.base import Query
-from presize.predict.drift import LEAST, MAX_WEIGHT, WINDOW, Drift, miss
+from presize.predict.online.drift import LEAST, MAX_WEIGHT, WINDOW, Drift, miss
 
 
 def curve(median: float, spread: float = SPREAD) -> FloatArray:

@@ -20,17 +20,17 @@ from online_parts import PLAIN, finish, header, lengths, linear, make_base, open
 from presize.config import DEFAULT_MODEL, SchedulerOptions
 from presize.core.lengths import LengthDistribution
 from presize.errors import ConfigError, ModelError
-from presize.predict import choose, learner
+from presize.predict import choose
 from presize.predict.base import Query
-from presize.predict.bound import MAX_SHIFT
 from presize.predict.calibration import Calibration
-from presize.predict.drift import MAX_WEIGHT, WINDOW
 from presize.predict.guard import Guarded
 from presize.predict.hidden import Hidden
-from presize.predict.home import NOT_BETTER
 from presize.predict.learned import Learned
-from presize.predict.online import Online
-from presize.predict.reservoir import Reservoir
+from presize.predict.online import Online, learner
+from presize.predict.online.bound import MAX_SHIFT
+from presize.predict.online.drift import MAX_WEIGHT, WINDOW
+from presize.predict.online.home import NOT_BETTER
+from presize.predict.online.reservoir import Reservoir
 from presize.predict.store import read_header, save
 
 QUERY = Query("q", [3, 4, 5], 10_000)
@@ -367,7 +367,7 @@ def test_close_ends_the_retraining_and_saves(tmp_path: Path, base: Path, monkeyp
 def test_the_end_of_the_process_is_a_close(tmp_path: Path, base: Path) -> None:
     code = (
         "import sys, time; sys.path[:0] = sys.argv[3:]; from pathlib import Path; from online_parts import *; "
-        "from presize.predict import learner; "
+        "from presize.predict.online import learner; "
         "learner._COMMAND = (sys.executable, '-c', 'import threading; threading.Event().wait()'); "
         "online = Online(Path(sys.argv[1]), Path(sys.argv[2]), SchedulerOptions(), retrain_every=200); "
         "serve(online, 300, 100.0)\n"

@@ -15,8 +15,8 @@ import pytest
 from online_parts import PLAIN, finish, header, linear, make_base, opened, queries, serve
 
 from presize.errors import ConfigError, ModelError
-from presize.predict.home import CURRENT, RESERVOIR, STATE, Counts, Home
-from presize.predict.reservoir import Answer
+from presize.predict.online.home import CURRENT, RESERVOIR, STATE, Counts, Home
+from presize.predict.online.reservoir import Answer
 from presize.predict.store import save
 
 HERE = str(Path(__file__).parent)
@@ -52,8 +52,8 @@ import numpy as np
 sys.path.insert(0, sys.argv[1])
 from online_parts import PLAIN, header, linear, queries
 from test_online_home import filled
-from presize.predict.home import Home
-from presize.predict.reservoir import Answer
+from presize.predict.online.home import Home
+from presize.predict.online.reservoir import Answer
 from presize.predict.store import save
 
 root, base = Path(sys.argv[2]), Path(sys.argv[3])
@@ -147,7 +147,7 @@ def test_killed_at_any_step_a_restart_goes_on(tmp_path: Path, base: Path) -> Non
 def test_killed_while_it_retrains_a_restart_goes_on(tmp_path: Path, base: Path) -> None:
     code = (
         "import sys, time; sys.path.insert(0, sys.argv[1]); from online_parts import *\n"
-        "from presize.predict import learner\n"
+        "from presize.predict.online import learner\n"
         "wait = 'import os, sys, time\\nwhile os.getppid() == int(sys.argv[3]): time.sleep(0.01)'\n"
         "learner._COMMAND = (sys.executable, '-c', wait)\n"
         "online = Online(Path(sys.argv[2]), Path(sys.argv[3]), SchedulerOptions(), retrain_every=500)\n"
@@ -247,7 +247,7 @@ def test_counts_come_back_as_they_were(tmp_path: Path, base: Path) -> None:
 def test_a_second_process_is_refused(tmp_path: Path, base: Path) -> None:
     home = Home(tmp_path / "on", base)
     code = (
-        "import sys; from pathlib import Path; from presize.predict.home import Home; "
+        "import sys; from pathlib import Path; from presize.predict.online.home import Home; "
         "from presize.errors import ConfigError\n"
         "try: Home(Path(sys.argv[1]), Path(sys.argv[2]))\nexcept ConfigError as error: print(error)"
     )

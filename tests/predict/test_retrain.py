@@ -18,9 +18,9 @@ from small import attention
 
 from presize.core.lengths import GRID, LengthDistribution
 from presize.predict.base import Query
-from presize.predict.home import NOT_BETTER, ORPHAN, Home
-from presize.predict.reservoir import Answer, as_seen
-from presize.predict.retrain import beats, coverage, log_crps, main, retrain, told
+from presize.predict.online.home import NOT_BETTER, ORPHAN, Home
+from presize.predict.online.reservoir import Answer, as_seen
+from presize.predict.online.retrain import beats, coverage, log_crps, main, retrain, told
 from presize.predict.store import Header, load, save
 
 
@@ -161,8 +161,8 @@ def two_kinds(count: int) -> list[Answer]:
 def test_the_attention_net_is_trained_on_from_where_it_is(
     tmp_path: Path, attentive: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("presize.predict.retrain._EPOCHS", 10)
-    monkeypatch.setattr("presize.predict.retrain._RATE", 1e-2)
+    monkeypatch.setattr("presize.predict.online.retrain._EPOCHS", 10)
+    monkeypatch.setattr("presize.predict.online.retrain._RATE", 1e-2)
     home = prepared(tmp_path / "on", attentive, two_kinds(900))
     calls: list[int] = []
     assert retrain(tmp_path / "on", "candidate-a", lambda: calls.append(1)) == 0
@@ -175,7 +175,7 @@ def test_the_attention_net_is_trained_on_from_where_it_is(
     )
     assert short < 90 < 120 < long
     home.take_over(tmp_path / "on" / "candidate-a")
-    monkeypatch.setattr("presize.predict.retrain._EPOCHS", 1)
+    monkeypatch.setattr("presize.predict.online.retrain._EPOCHS", 1)
     again = retrain(tmp_path / "on", "candidate-b", lambda: None)
     if again == 0:
         assert load(tmp_path / "on" / "candidate-b")[0].training["online_weights"] == "trained on"
@@ -183,7 +183,7 @@ def test_the_attention_net_is_trained_on_from_where_it_is(
 
 
 def run(directory: Path, name: str, parent: int) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-W", "error", "-m", "presize.predict.retrain", str(directory), name, str(parent)]
+    command = [sys.executable, "-W", "error", "-m", "presize.predict.online.retrain", str(directory), name, str(parent)]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 
 
@@ -208,6 +208,6 @@ def test_an_orphan_ends_and_writes_nothing(tmp_path: Path) -> None:
 def test_it_is_the_last_in_the_queue_for_the_processor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked: list[int] = []
     monkeypatch.setattr(os, "nice", asked.append)
-    monkeypatch.setattr("presize.predict.retrain.retrain", lambda *_: 7)
+    monkeypatch.setattr("presize.predict.online.retrain.retrain", lambda *_: 7)
     assert main([str(tmp_path), "candidate-a", "1"]) == 7
     assert asked == [19]

@@ -21,10 +21,10 @@ from pathlib import Path
 
 from presize.errors import first_line
 from presize.predict.base import Query
-from presize.predict.bound import Served
-from presize.predict.home import CANDIDATE, NOT_BETTER, Home
 from presize.predict.learned import Learned
-from presize.predict.reservoir import Answer
+from presize.predict.online.bound import Served
+from presize.predict.online.home import CANDIDATE, NOT_BETTER, Home
+from presize.predict.online.reservoir import Answer
 from presize.predict.store import load
 
 RETRAIN_EVERY, LEAST_ANSWERS = 500, 200
@@ -33,7 +33,7 @@ _QUEUE = 8_192  # answers that wait for the thread; older ones are lost
 _POLL_S = 0.5  # between looks at a retraining
 _PATIENCE_S = 3600.0  # after which a retraining is given up
 _END_S = 10.0  # for the thread and the child to end
-_COMMAND = (sys.executable, "-P", "-m", "presize.predict.retrain")
+_COMMAND = (sys.executable, "-P", "-m", "presize.predict.online.retrain")
 _LOG = logging.getLogger("presize")
 
 

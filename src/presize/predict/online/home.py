@@ -25,7 +25,7 @@ from typing import Any
 
 from presize.errors import ConfigError, ModelError, first_line
 from presize.predict.learned import Learned
-from presize.predict.reservoir import Reservoir, replace_file
+from presize.predict.online.reservoir import Reservoir, replace_file
 from presize.predict.store import HEADER, WEIGHTS
 
 LOCK, BASE, CURRENT, RESERVOIR, STATE = "lock", "base", "current", "reservoir.safetensors", "state.json"

@@ -1,6 +1,6 @@
-"""One retraining of a predictor that learns online: python -m presize.predict.retrain DIR NAME PARENT
+"""One retraining of a predictor that learns online: python -m presize.predict.online.retrain DIR NAME PARENT
 
-Reads DIR (see `presize.predict.home`) and writes DIR/NAME, a predictor, if it beats the current one on the newest
+Reads DIR (see `online.home`) and writes DIR/NAME, a predictor, if it beats the current one on the newest
 answers held out; ends with NOT_BETTER if not, and with ORPHAN once the process PARENT has gone. Of the prompts one
 fold in five is held out to compare on. For every kind the current weights are calibrated again on the newest answers
 of the others; for `attention` the net is also trained on, on three of them, and calibrated on the fourth.
@@ -20,13 +20,13 @@ import numpy as np
 
 from presize.core.lengths import GRID, FloatArray, IntArray, LengthDistribution
 from presize.predict.attention import Attention
-from presize.predict.bound import bounded
 from presize.predict.calibration import Calibration, levels_of
-from presize.predict.drift import miss
 from presize.predict.hazard import observed
-from presize.predict.home import BASE, CURRENT, NOT_BETTER, ORPHAN, RESERVOIR
 from presize.predict.model import AnyModel, LengthModel
-from presize.predict.reservoir import FOLDS, Reservoir, as_seen, newest
+from presize.predict.online.bound import bounded
+from presize.predict.online.drift import miss
+from presize.predict.online.home import BASE, CURRENT, NOT_BETTER, ORPHAN, RESERVOIR
+from presize.predict.online.reservoir import FOLDS, Reservoir, as_seen, newest
 from presize.predict.store import load, save
 from presize.predict.train.task import Answers, Recipe, Task
 
@@ -151,7 +151,7 @@ def beats(new: FloatArray, old: FloatArray, prompts: Sequence[bytes]) -> bool:
 
 
 def coverage(curves: FloatArray, answers: Answers) -> float:
-    """Share of the answers within their central 90 %; see `presize.predict.drift.miss`."""
+    """Share of the answers within their central 90 %; see `online.drift.miss`."""
     rows = zip(curves, answers.lengths.tolist(), answers.censored.tolist(), strict=True)
     return 1.0 - float(np.mean([miss(curve, length, cut) for curve, length, cut in rows]))
 

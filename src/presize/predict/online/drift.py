@@ -19,7 +19,7 @@ from presize.config import SchedulerOptions
 from presize.core.lengths import GRID, MAX_LENGTH, FloatArray
 from presize.predict.base import Query
 from presize.predict.kaplan_meier import KaplanMeier
-from presize.predict.reservoir import Recent
+from presize.predict.online.reservoir import Recent
 
 TARGET = 0.9
 WINDOW, LEAST, EVERY = 200, 100, 10  # requests: judged at most, at least, and a judgement after each so many

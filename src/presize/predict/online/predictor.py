@@ -1,10 +1,10 @@
 """A learned predictor that goes on learning from the answers that are served.
 
 It forecasts with the newest version that beat the one before on answers held out, never further from the base than
-`presize.predict.bound` allows. When answers no longer fall within the forecasts as they should, forecasts are widened
-at once by the recent lengths' own curve, with a weight of at most `presize.predict.drift.MAX_WEIGHT`: that part is the
+`online.bound` allows. When answers no longer fall within the forecasts as they should, forecasts are widened
+at once by the recent lengths' own curve, with a weight of at most `online.drift.MAX_WEIGHT`: that part is the
 one thing that another tenant's traffic can do beyond the bound. Of several tenants none has more than a quarter of
-what is kept (`presize.predict.reservoir.Recent`): a quarter of its size, so more of what is there while others have
+what is kept (`online.reservoir.Recent`): a quarter of its size, so more of what is there while others have
 sent little.
 """
 
@@ -18,11 +18,11 @@ from presize.config import SchedulerOptions
 from presize.core.lengths import IntArray, LengthDistribution
 from presize.errors import ConfigError
 from presize.predict.base import Predictor, Query
-from presize.predict.drift import Drift
-from presize.predict.home import Counts
 from presize.predict.learned import Learned
-from presize.predict.learner import RETRAIN_EVERY, Learner
 from presize.predict.model import LengthModel
+from presize.predict.online.drift import Drift
+from presize.predict.online.home import Counts
+from presize.predict.online.learner import RETRAIN_EVERY, Learner
 
 
 class Online(Predictor):
