@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from presize.cli.flags import add_flags, build, gather
-from presize.cli.forecasts import print_figures, read_answers, read_states, served_tokenizer
+from presize.cli.forecasts import located, print_figures, read_answers, read_states, served_tokenizer
 from presize.cli.text import paragraphs
 from presize.config import EvaluateOptions
 
@@ -40,7 +40,9 @@ def add_parser(subparsers: Any) -> None:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("directory", metavar="DIR", help="the predictor, as `presize learn` wrote it")
+    parser.add_argument(
+        "directory", metavar="DIR", help="a predictor of `presize learn`; auto: the default model's"
+    )
     parser.add_argument("log", metavar="LOG.jsonl", help="the answers to compare with")
     add_flags(parser, OPTIONS)
 
@@ -63,9 +65,9 @@ def run(args: argparse.Namespace) -> int:
         check_plot(Path(options.save_plot))  # before the long work
     console = Console(stderr=True)
     with Progress(console) as progress:
-        header = read_header(Path(args.directory))
+        header = read_header(located(args.directory))
         tokenizer = served_tokenizer(options.model or header.model, progress.report)
-        predictor = Learned.load(Path(args.directory), tokenizer.fingerprint())
+        predictor = Learned.load(located(args.directory), tokenizer.fingerprint())
         log = read_answers(args.log, tokenizer, progress.report)
         if isinstance(predictor.model, StateModel):
             log = read_states(log, options.model or header.model, progress.report)

@@ -6,11 +6,10 @@ import argparse
 import io
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from presize.cli.flags import add_flags, build, gather
-from presize.cli.forecasts import served_tokenizer
+from presize.cli.forecasts import located, served_tokenizer
 from presize.cli.text import count, paragraphs
 from presize.config import ExplainOptions
 from presize.errors import ConfigError, InvalidRequestError
@@ -55,7 +54,9 @@ def add_parser(subparsers: Any) -> None:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("directory", metavar="DIR", help="the predictor, as `presize learn` wrote it")
+    parser.add_argument(
+        "directory", metavar="DIR", help="a predictor of `presize learn`; auto: the default model's"
+    )
     parser.add_argument("prompt", metavar="PROMPT", help="the prompt; - reads it from standard input")
     add_flags(parser, OPTIONS)
 
@@ -75,9 +76,9 @@ def run(args: argparse.Namespace) -> int:
     if not text.split():
         raise ConfigError("the prompt is empty; give at least one word")
     with Progress(Console(stderr=True)) as progress:
-        header = read_header(Path(args.directory))
+        header = read_header(located(args.directory))
         tokenizer = served_tokenizer(options.model or header.model, progress.report)
-        predictor = Learned.load(Path(args.directory), tokenizer.fingerprint())
+        predictor = Learned.load(located(args.directory), tokenizer.fingerprint())
         progress.report("asking the predictor", 0, 0)
         found = explain(predictor, _reader(tokenizer, options.raw), text, options.max_tokens, options.temperature)
     if isinstance(sys.stdout, io.TextIOWrapper):

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from presize.config import DEFAULT_MODEL
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -29,6 +31,13 @@ _FIGURES: dict[str, tuple[str, str]] = {
     "us_single": ("time for a prompt alone", "us"),
     "train_seconds": ("learned in", "s"),
 }
+
+
+def located(name: str) -> Path:
+    """The directory of a predictor; ``auto`` is the one that comes with the default model."""
+    from presize.predict.choose import AUTO, SHIPPED
+
+    return SHIPPED[DEFAULT_MODEL] if name == AUTO else Path(name)
 
 
 def served_tokenizer(model: str, report: Report) -> Tokenizer:

@@ -16,7 +16,7 @@ from presize.predict.online import Online
 from presize.predict.store import HEADER, read_header
 
 AUTO = "auto"
-_SHIPPED = {DEFAULT_MODEL: Path(__file__).parent / "shipped" / DEFAULT_MODEL}
+SHIPPED = {DEFAULT_MODEL: Path(__file__).parent / "shipped" / DEFAULT_MODEL}  # what comes with the package
 
 
 def choose(
@@ -56,7 +56,7 @@ def choose(
 
 def _shipped(model: str, fingerprint: Callable[[], str]) -> Path | None:
     """The directory of the predictor that comes with the model."""
-    shipped = _SHIPPED.get(model)
+    shipped = SHIPPED.get(model)
     if shipped is not None and (shipped / HEADER).is_file() and read_header(shipped).tokenizer == fingerprint():
         return shipped
     return None
