@@ -59,6 +59,8 @@ class FakeRequest:
 class FakeEngine:
     """Each step gives a token to each of the first SLOTS requests. A prompt that begins with "refuse" never fits."""
 
+    forecast_source = ""
+
     def __init__(self, options: EngineOptions) -> None:
         self.options = options
         self.queue: list[FakeRequest] = []

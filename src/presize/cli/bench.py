@@ -14,7 +14,7 @@ from presize.cli.generate_options import GenerateOptions
 from presize.cli.rows import Row, RowError, read_rows
 from presize.cli.specs import registry_names
 from presize.cli.text import did_you_mean, paragraphs, shown
-from presize.cli.work import Counts, Serving, at_least_one, load_engine, open_input, run_rows
+from presize.cli.work import Counts, Serving, at_least_one, engine_options, load_engine, open_input, run_rows
 from presize.config import EngineOptions
 from presize.errors import ConfigError, PresizeError
 
@@ -76,17 +76,17 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the verb; the exit status is 1 if a row failed."""
     values = gather(args, OPTIONS)
-    engine_options, options = build(EngineOptions, values), build(GenerateOptions, values)
+    engine, options = engine_options(values), build(GenerateOptions, values)
     if args.repeats < 1 or args.warmup < 0:
         name, value, low = ("--repeats", args.repeats, 1) if args.repeats < 1 else ("--warmup", args.warmup, 0)
         raise ConfigError(f"flag {name} is {value}; it must be a whole number, at least {low}")
-    plans = plans_of(args.policies, args.orders, engine_options)
+    plans = plans_of(args.policies, args.orders, engine)
     with open_input(args.input) as stream:
-        rows = read_rows(stream, options.sampling(), model=engine_options.model, chat=options.chat)
+        rows = read_rows(stream, options.sampling(), model=engine.model, chat=options.chat)
         work = list(at_least_one(rows, args.input))
     if args.save_result:
         _check_writable(args.save_result)
-    return _compare(args, engine_options, plans, work)
+    return _compare(args, engine, plans, work)
 
 
 def plans_of(policies: str | None, orders: str | None, options: EngineOptions) -> list[Plan]:

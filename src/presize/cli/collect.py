@@ -10,6 +10,7 @@ from presize.cli.flags import add_flags, build, gather
 from presize.cli.generate_options import GenerateOptions
 from presize.cli.rows import Row
 from presize.cli.text import paragraphs
+from presize.cli.work import engine_options
 from presize.config import EngineOptions
 from presize.engine.outputs import RequestOutput
 from presize.errors import ConfigError
@@ -47,10 +48,10 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the verb; the exit status is 1 if a row failed."""
     values = gather(args, OPTIONS)
-    engine_options, options = build(EngineOptions, values), build(GenerateOptions, values)
+    engine, options = engine_options(values), build(GenerateOptions, values)
     if options.n > 1 and options.temperature == 0:
         raise ConfigError(f"{options.n} samples at temperature 0 are {options.n} times the same; set --temperature")
-    return answer_file(args, engine_options, options, log_lines, keep_prompts=True)
+    return answer_file(args, engine, options, log_lines, keep_prompts=True)
 
 
 def log_lines(row: Row, output: RequestOutput) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from presize.cli.flags import add_flags, build, gather
 from presize.cli.generate_options import GenerateOptions
 from presize.cli.rows import IGNORED_FIELDS, KNOWN_FIELDS, Row
 from presize.cli.text import paragraphs
+from presize.cli.work import engine_options
 from presize.config import EngineOptions
 from presize.engine.outputs import CompletionOutput, RequestOutput
 
@@ -44,8 +45,8 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the verb; the exit status is 1 if a row failed."""
     values = gather(args, OPTIONS)
-    engine_options, options = build(EngineOptions, values), build(GenerateOptions, values)
-    return answer_file(args, engine_options, options, lambda row, output: [output_row(row, output)])
+    engine, options = engine_options(values), build(GenerateOptions, values)
+    return answer_file(args, engine, options, lambda row, output: [output_row(row, output)])
 
 
 def output_row(row: Row, output: RequestOutput) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, BinaryIO, Protocol
 
+from presize.cli.flags import build
 from presize.cli.rows import Row, RowError, row_error
 from presize.config import EngineOptions
 from presize.engine.outputs import RequestOutput
@@ -68,6 +69,15 @@ class Counts:
     def done(self) -> int:
         """Rows that need nothing more."""
         return self.answered + self.failed
+
+
+def engine_options(values: Mapping[str, Any]) -> EngineOptions:
+    """The engine's options from those of the values that are its own; what can be known wrong is, before it loads."""
+    from presize.predict.choose import check_name
+
+    options = build(EngineOptions, values)
+    check_name(options.predictor)
+    return options
 
 
 def load_engine(options: EngineOptions, report: Report | None = None) -> Serving:

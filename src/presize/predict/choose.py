@@ -40,11 +40,7 @@ def choose(
     if name in PREDICTORS:
         _refuse_online(options, f"{name} is none")
         return PREDICTORS.get(name)(options), ""
-    if not name or not Path(name).is_dir():
-        raise ConfigError(
-            f"predictor is {name!r}; it must be {AUTO}, one of {', '.join(PREDICTORS)}, or a directory that "
-            "`presize learn` wrote"
-        )
+    check_name(name)
     predictor, note = _learned(Path(name), options, fingerprint()), ""
     if isinstance(predictor, Learned) and isinstance(predictor.model, StateModel):
         note = _check_states(Path(name), predictor.model.size, model, state_size)
@@ -86,4 +82,13 @@ def _refuse_online(options: SchedulerOptions, reason: str) -> None:
         raise ConfigError(
             f"learn_online needs a predictor of `presize learn`, and {reason}; name its directory with --predictor "
             "(kaplan-meier and ewma learn from the answers anyway)"
+        )
+
+
+def check_name(name: str) -> None:
+    """ConfigError unless ``name`` is ``auto``, in the registry, or a directory."""
+    if name != AUTO and name not in PREDICTORS and not (name and Path(name).is_dir()):
+        raise ConfigError(
+            f"predictor is {name!r}; it must be {AUTO}, one of {', '.join(PREDICTORS)}, or a directory that "
+            "`presize learn` wrote"
         )
