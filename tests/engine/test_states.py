@@ -62,7 +62,9 @@ def test_a_prompt_as_long_as_the_model_allows_is_read(checkpoint):
     np.testing.assert_allclose(row.query.state, by_transformers(model, prompt.tolist()), atol=BFLOAT16)
 
 
-def test_in_float32_states_are_those_of_transformers_each_time_an_engine_is_asked(engine_of, checkpoint, random_prompts):
+def test_in_float32_states_are_those_of_transformers_each_time_an_engine_is_asked(
+    engine_of, checkpoint, random_prompts
+):
     engine, prompts = engine_of(), random_prompts(12)
     expected = np.stack([by_transformers(checkpoint("llama")[0], ids) for ids in prompts])
     for _ in range(2):
