@@ -152,4 +152,4 @@ def test_one_thread_means_one_thread(checkpoint) -> None:
     """)
     own, *others = map(int, used.split())
     assert own > 20, "hundredths of a second: too few to tell"
-    assert sum(others) <= 2
+    assert sum(others) <= own / 5  # BLAS libraries have threads, which spin for a tenth of a second when they are made

@@ -40,9 +40,7 @@ def add_parser(subparsers: Any) -> None:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "directory", metavar="DIR", help="a predictor of `presize learn`; auto: the default model's"
-    )
+    parser.add_argument("directory", metavar="DIR", help="a predictor of `presize learn`; auto: the default model's")
     parser.add_argument("log", metavar="LOG.jsonl", help="the answers to compare with")
     add_flags(parser, OPTIONS)
 

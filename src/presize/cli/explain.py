@@ -54,9 +54,7 @@ def add_parser(subparsers: Any) -> None:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "directory", metavar="DIR", help="a predictor of `presize learn`; auto: the default model's"
-    )
+    parser.add_argument("directory", metavar="DIR", help="a predictor of `presize learn`; auto: the default model's")
     parser.add_argument("prompt", metavar="PROMPT", help="the prompt; - reads it from standard input")
     add_flags(parser, OPTIONS)
 

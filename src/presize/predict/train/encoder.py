@@ -91,7 +91,7 @@ def blend(encoder: Encoder, linear: Linear, held_out: Answers, cells: int) -> En
         hazards = np.clip(hazards_of(own + share * (other - own), cells), 1e-9, 1.0 - 1e-9)
         return float(-(ended * np.log(hazards) + (at_risk - ended) * np.log1p(-hazards)).sum())
 
-    return encoder.blended(linear, min(_SHARES, key=surprise))
+    return encoder.blended(linear, float(np.float32(min(_SHARES, key=surprise))))  # as it is stored
 
 
 @TRAINERS.register("s3")
