@@ -150,7 +150,7 @@ def test_a_seed_gives_the_same_predictor_again_and_another_one_another(kind: str
         )
         for seed in (5, 5, 6)
     ]
-    np.testing.assert_array_equal(survival[0], survival[1])
+    np.testing.assert_allclose(survival[0], survival[1], atol=1e-4)  # two threads may add in another order
     assert np.abs(survival[0] - survival[2]).max() > 1e-3
 
 
