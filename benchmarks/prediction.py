@@ -30,7 +30,7 @@ from presize.predict import PREDICTORS
 from presize.predict.learned import Learned
 from presize.predict.log import Log, read_log
 from presize.predict.metrics import evaluate, kendall_tau
-from presize.predict.store import folder_bytes, read_header, save
+from presize.predict.store import read_header, save
 from presize.predict.train.learn import learn
 from presize.predict.train.task import Recipe
 
@@ -115,7 +115,8 @@ def predictor_of(entry: str, part: str, train: Log, tokenizer: Tokenizer, option
     recipe = Recipe(kind=entry.removesuffix("-alone"), held_out=options.held_out, teacher=teacher)
     header, predictor = learn(train, tokenizer, DEFAULT_MODEL, recipe, progress)
     save(target, header, predictor.model)
-    print(f"{target.name}: {folder_bytes(target):,} bytes", file=sys.stderr)
+    size = sum(path.stat().st_size for path in target.iterdir())
+    print(f"{target.name}: {size:,} bytes", file=sys.stderr)
     return Learned.load(target), header.training["seconds"]
 
 

@@ -25,10 +25,11 @@ _EPILOG = paragraphs(
     "LOG.jsonl has a line for each answer, as `presize collect` writes them: prompt or messages, output_tokens, "
     "censored (true: the answer was cut off, so it is only known to be longer), and, if known, temperature and "
     "max_tokens.",
-    "Which predictor: linear learns in seconds and takes 0.1 ms a prompt; attention takes twice that and is better "
-    "if a teacher helps; encoder is the most accurate, takes minutes to learn and some ms a prompt, and needs the extra `encoder`; "
-    "hidden reads what the served model makes of a prompt: to learn it, that model reads the log's prompts, and in use "
-    "it refines the forecasts of what runs, while what waits is forecast as with auto; s3 is the ten-bucket classifier "
+    "Which predictor: linear learns in seconds and takes 0.1 ms a prompt; attention takes twice that, and is better if "
+    "a teacher helps; encoder is the most accurate, takes minutes to learn and some ms a prompt, and needs the "
+    "extra `encoder`; hidden reads what the served model makes of a prompt: to learn it, that model "
+    "reads the log's prompts, and in use it refines the forecasts of what runs, "
+    "while what waits is forecast as with auto; s3 is the ten-bucket classifier "
     "of the S^3 paper, to compare with.",
     "A good predictor in two steps: presize learn LOG.jsonl --predictor encoder --output teacher; "
     "presize learn LOG.jsonl --predictor attention --teacher teacher --output predictor. "

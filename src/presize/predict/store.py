@@ -174,8 +174,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     raise TypeError(f"{type(value).__name__} can not be stored")
-
-
-def folder_bytes(directory: Path) -> int:
-    """Size of a stored predictor."""
-    return sum(path.stat().st_size for path in directory.iterdir())

@@ -41,7 +41,7 @@ def train_attention(task: Task) -> Attention:
     targets = Targets.of(*observed(task.answers.lengths, task.answers.censored, task.cells))
     taught = task.recipe.teacher is not None
     if task.recipe.teacher is not None:
-        queries = [*_own(task), *_made(task)]
+        queries = [*task.answers.queries, *_made(task)]
         prompts = [task.features.tokens(query) for query in queries]
         sides = task.features.sides(queries, [len(prompt) for prompt in prompts])
         targets = _blend(targets, Targets.soft(_ask(task, task.recipe.teacher, queries)))
@@ -64,14 +64,6 @@ def train_attention(task: Task) -> Attention:
     fit(net, inputs, sizes, lambda logits, rows: loss_of(logits, targets[rows]), validate, optimizer,
         _TAUGHT if taught else _ALONE, task)  # fmt: skip
     return net.stored()
-
-
-def _own(task: Task) -> list[Query]:
-    """The log's prompts, as what a model reads of them."""
-    return [
-        replace(query, prompt_token_ids=prompt)
-        for query, prompt in zip(task.answers.queries, task.answers.prompts, strict=True)
-    ]
 
 
 def _made(task: Task) -> list[Query]:
