@@ -26,6 +26,7 @@ from own_prompts import own_prompts
 
 PROMPTS = Path(__file__).resolve().parents[2] / "shared/data/prompts"
 TEMPERATURES = (0.0, 0.7, 0.0, 1.0)
+VICUNA_TEMPERATURES = ("0.0", "0.3", "0.5", "0.7")
 VICUNA_CAP = 512  # tokens at which Vicuna's answers were cut off
 
 

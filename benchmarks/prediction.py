@@ -5,6 +5,7 @@ there are no folds: what `learn` holds out of it is measured on, and every log o
 --work, so the command goes on where it was stopped.
 
 python benchmarks/prediction.py --save
+python benchmarks/prediction.py --draws 4 --entries linear,encoder,attention --save
 python benchmarks/prediction.py --log answers.jsonl --test unseen.jsonl --save
 """
 
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from corpus import vicuna_rows
+from corpus import VICUNA_TEMPERATURES, vicuna_rows
 from filing import report, rounded
 
 from presize.cli.evaluate import forecasts, seconds_alone
@@ -44,13 +45,18 @@ def main() -> None:
     parser.add_argument("--log", type=Path, help="log to learn from (default: Vicuna's lengths from the shared data)")
     parser.add_argument("--test", type=Path, action="append", help="with --log: another log to measure on")
     parser.add_argument("--folds", default=",".join(map(str, range(FOLDS))), help="which of the five (default: all)")
+    parser.add_argument(
+        "--draws", type=int, default=1, choices=range(1, len(VICUNA_TEMPERATURES) + 1),
+        help="without --log: how many of Vicuna's answers to a prompt are learned from; measured is on the first "
+        "(default: 1)",
+    )  # fmt: skip
     parser.add_argument("--held-out", type=float, default=0.05, help="share that `learn` holds out (default: 0.05)")
     parser.add_argument("--work", type=Path, default=Path(__file__).parent / "work" / "prediction")
     parser.add_argument("--save", action="store_true", help="file the result under benchmarks/results/")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     tokenizer = Tokenizer(resolve(DEFAULT_MODEL))
-    log_path = options.log or vicuna_log(options.work)
+    log_path = options.log or vicuna_log(options.work, options.draws)
     log = read_log(log_path, tokenizer)
     rows: dict[str, dict[str, list[dict[str, float]]]] = {}
     for part, train, tests in parts(log, options, tokenizer):
@@ -61,8 +67,9 @@ def main() -> None:
     results = {
         name: {entry: mean_of(figures) for entry, figures in by_entry.items()} for name, by_entry in rows.items()
     }
-    name = "prediction" if options.log is None else "prediction-own"
-    report(name, {"log": log_path.name, "rows": len(log), "parts": results}, save=options.save)
+    name = "prediction-own" if options.log else "prediction" if options.draws == 1 else "prediction-draws"
+    record = {"log": log_path.name, "rows": len(log), "draws": options.draws, "parts": results}
+    report(name, record, save=options.save)
 
 
 def parts(log: Log, options: Any, tokenizer: Tokenizer) -> Iterator[tuple[str, Log, dict[str, Log]]]:
@@ -75,11 +82,13 @@ def parts(log: Log, options: Any, tokenizer: Tokenizer) -> Iterator[tuple[str, L
             {"held out": held_out, **{path.stem: read_log(path, tokenizer) for path in options.test or ()}},
         )
         return
-    order = np.random.default_rng(0).permutation(len(log))
+    prompts = len(log) // options.draws  # the log has the first answers to all of them, then the second, ...
+    order = np.random.default_rng(0).permutation(prompts)
     for fold in map(int, options.folds.split(",")):
         test = set(order[fold::FOLDS].tolist())
-        known = Log([row for i, row in enumerate(log.rows) if i not in test])
-        yield f"fold{fold}", known, {"held out": Log([row for i, row in enumerate(log.rows) if i in test])}
+        known = Log([row for i, row in enumerate(log.rows) if i % prompts not in test])
+        name = f"fold{fold}" if options.draws == 1 else f"fold{fold}-draws{options.draws}"
+        yield name, known, {"held out": Log([row for i, row in enumerate(log.rows) if i in test])}
 
 
 def measured(
@@ -135,13 +144,12 @@ def mean_of(figures: list[dict[str, float]]) -> dict[str, Any]:
     }
 
 
-def vicuna_log(work: Path) -> Path:
-    """The log, written once; and, for the ceiling, how well two draws of the model agree in rank."""
-    path = work / "vicuna.jsonl"
-    rows = list(vicuna_rows())
+def vicuna_log(work: Path, draws: int) -> Path:
+    """The log; and, for the ceiling, how well two draws of the model agree in rank."""
+    path = work / ("vicuna.jsonl" if draws == 1 else f"vicuna-draws{draws}.jsonl")
+    rows = [row for temperature in VICUNA_TEMPERATURES[:draws] for row in vicuna_rows(temperature)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    other = np.array([row["output_tokens"] for row in vicuna_rows("0.7")])
-    first = np.array([row["output_tokens"] for row in rows])
+    first, other = (np.array([row["output_tokens"] for row in vicuna_rows(t)]) for t in ("0.0", "0.7"))
     print(f"two draws of the model: kendall_tau {kendall_tau(first, other):.3f}", file=sys.stderr)
     return path
 

@@ -119,6 +119,15 @@ class SchedulerOptions(Options):
     reserve_tokens: int | None = option(
         None, "worst-case: tokens booked for each sequence (default: its prompt + max_tokens)", low=1, high=2**24
     )
+    slo_ttft_ms: float | None = option(
+        None, "refuse a request whose first token is forecast later than this, in ms (default: never)", low=1, high=1e9
+    )
+    slo_tpot_ms: float | None = option(
+        None, "run at most as many sequences as leave this many ms for each token, by the measured cost of a step "
+        "(default: no limit; 187.5 is the reading speed of S^3)",
+        low=0.1,
+        high=1e9,
+    )  # fmt: skip
     aging: float = option(
         0.02,
         "gittins: seconds of waiting that outweigh one token of expected length; a request is overtaken by no "
@@ -139,6 +148,54 @@ class EngineOptions(ModelOptions, MemoryOptions, SchedulerOptions):
         if unknown := sorted(set(values) - set(known)):
             raise ConfigError(f"unknown option {unknown[0]!r}; known: {', '.join(known)}")
         return cls(**values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HttpOptions(Options):
+    """Where the server listens, and to whom."""
+
+    host: str = option("127.0.0.1", "address to listen on; 0.0.0.0 is all of this machine's")
+    port: int = option(8000, "port to listen on; 0 takes a free one and says which", low=0, high=65535)
+    served_model_name: str | None = option(None, "name of the model in requests and answers (default: as it was given)")
+    api_key: tuple[str, ...] = option((), "key that clients must send; without any the server asks for none")
+    api_key_file: str | None = option(None, "file with more keys, one a line; # begins a comment")
+    cors_origin: tuple[str, ...] = option((), "origin whose pages may call the server; * is all (default: none)")
+    ssl_certfile: str | None = option(None, "certificate chain, PEM: serve HTTPS")
+    ssl_keyfile: str | None = option(None, "its private key, PEM")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LimitOptions(Options):
+    """How much the server takes on. What is more is refused at once, with the time to try again."""
+
+    max_queued_requests: int = option(256, "most sequences that wait", low=1, high=2**20)
+    max_queued_tokens: int = option(262_144, "most prompt tokens that wait", low=1, high=2**40)
+    max_connections: int = option(1024, "most HTTP requests at the same time, of every kind", low=1, high=2**20)
+    max_body_bytes: int = option(4_194_304, "largest body of a request", low=1024, high=2**30)
+    max_header_bytes: int = option(16_384, "largest head of a request", low=1024, high=2**20)
+    request_timeout: float = option(600.0, "seconds after which an unfinished request is given up", low=0.1, high=1e6)
+    shutdown_timeout: float = option(
+        30.0, "seconds that a stop (SIGTERM) leaves to what is in work; then the rest gets an error", low=0, high=1e5
+    )
+    stuck_after: float = option(
+        120.0, "seconds of one engine step after which /health says that it is stuck", low=0.1, high=1e5
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeeingOptions(Options):
+    """What the server tells of itself."""
+
+    log_format: str = option("text", "lines for people, or one JSON object a line", choices=("text", "json"))
+    log_interval: float = option(10.0, "seconds between lines on the state; 0 is never", low=0, high=1e5)
+    metrics_compat: str = option(
+        "none", "vllm publishes the metrics that vLLM has under its names as well", choices=("none", "vllm")
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeOptions(HttpOptions, LimitOptions, SeeingOptions):
+    """All options of `presize serve` besides the engine's."""
 
 
 @dataclass(frozen=True, kw_only=True)

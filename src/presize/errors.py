@@ -4,6 +4,7 @@ PresizeError
 ├── ConfigError(ValueError)          an option, a flag or a configuration file
 ├── InvalidRequestError(ValueError)  one request: a field, its value, the allowed range
 │   └── CapacityError                a request that can never fit, with the numbers
+├── OverloadedError                  more is waiting than a limit or an objective allows: try again later
 └── ModelError                       a model or predictor that is missing, damaged or not supported
 
 Everything a user can cause is one of these, and its text is one sentence that says what to do; the command line
@@ -27,6 +28,14 @@ class InvalidRequestError(PresizeError, ValueError):
 
 class CapacityError(InvalidRequestError):
     """A request needs more KV memory, or more positions, than there will ever be."""
+
+
+class OverloadedError(PresizeError):
+    """No room now. retry_after_s: when the forecast says that there is."""
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class ModelError(PresizeError):

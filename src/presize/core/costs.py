@@ -20,6 +20,10 @@ class StepCosts:
     sequence_s: float
     prefill_s: float
 
+    def decode_s(self, sequences: int) -> float:
+        """Seconds of a step that decodes ``sequences`` and prefills nothing."""
+        return self.fixed_s + sequences * self.sequence_s
+
 
 class CostEstimator:
     """Recursive least squares with exponential forgetting, kept at or above zero.

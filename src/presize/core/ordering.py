@@ -63,6 +63,11 @@ class WaitingQueue:
         """The first ``count`` requests in order; they stay in the queue."""
         return [entry[3] for entry in self._entries[:count]]
 
+    def ahead_of(self, request: Request) -> Iterator[Request]:
+        """Those that would go before ``request`` if it were put in now."""
+        place = bisect_left(self._entries, (request.priority, self._key(request, self._options), self._count + 1))
+        return (entry[3] for entry in self._entries[:place])
+
     def __len__(self) -> int:
         return len(self._entries)
 

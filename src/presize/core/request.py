@@ -39,6 +39,7 @@ class Request:
     preemptions: int = 0
     recomputed_tokens: int = 0
     admission: int | None = None  # rank among all first admissions; kept over preemptions
+    expected_tokens: float = 1.0  # mean of the forecast when it was queued
     overrun_at: int = 0  # output tokens from which the request counts as under-predicted
     reservations_doubled: int = 0  # policy s3: times its reservation ran out
 

