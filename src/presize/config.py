@@ -168,7 +168,7 @@ class HttpOptions(Options):
 class LimitOptions(Options):
     """How much the server takes on. What is more is refused at once, with the time to try again."""
 
-    max_queued_requests: int = option(256, "most sequences that wait", low=1, high=2**20)
+    max_queued_requests: int = option(1024, "most sequences that wait", low=1, high=2**20)
     max_queued_tokens: int = option(262_144, "most prompt tokens that wait", low=1, high=2**40)
     max_connections: int = option(1024, "most HTTP requests at the same time, of every kind", low=1, high=2**20)
     max_body_bytes: int = option(4_194_304, "largest body of a request", low=1024, high=2**30)

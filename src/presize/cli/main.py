@@ -34,6 +34,7 @@ class Verb:
 
 VERBS = (
     Verb("pull", "Get a model", "fetch a model, check it and keep it in the cache", "presize.cli.pull"),
+    Verb("serve", "Serve", "an OpenAI-compatible server with a live picture of its memory", "presize.cli.serve"),
     Verb("generate", "Run prompts", "answer every line of a JSONL file; can be resumed", "presize.cli.generate"),
     Verb("collect", "Forecast lengths", "keep how long a model's answers are, to learn from", "presize.cli.collect"),
     Verb("learn", "Forecast lengths", "learn to forecast lengths from such a log", "presize.cli.learn"),

@@ -94,20 +94,23 @@ class Engine:
         *,
         text: str | None = None,
         system: bool = False,
+        tenant: str = "",
         priority: int = 0,
         streams: bool = False,
     ) -> RequestMetrics:
         """Queue a prompt that is tokens already; what is forecast of it, times still 0.
 
-        system: the client gave a system prompt. priority: lower goes first. streams: `step` returns what is new of it
-        after every step, not only the whole in the end.
+        system: the client gave a system prompt. tenant: see `Query`. priority: lower goes first. streams: `step`
+        returns what is new of it after every step, not only the whole in the end.
         """
         group = self._intake.group(
             request_id, text, ids, params, self._clock(), self._groups,
-            system=system, priority=priority, streams=streams,
+            system=system, tenant=tenant, priority=priority, streams=streams,
         )  # fmt: skip
         curves = self.predictor.predict([s.query for s in group.sequences])
+        forecast_s = self._clock() - group.arrival_s
         for sequence, curve in zip(group.sequences, curves, strict=True):
+            sequence.forecast_s = forecast_s
             sequence.request.forecast = curve
             sequence.predicted_tokens = curve.quantile(0.5)
             sequence.predicted_range = curve.quantile(0.05), curve.quantile(0.95)
@@ -201,6 +204,14 @@ class Engine:
     def has_unfinished_requests(self) -> bool:
         """True while any request runs or waits."""
         return self.scheduler.has_unfinished_requests()
+
+    def sequence(self, request: Request) -> Sequence:
+        """What is known of a request beyond what the scheduler sees."""
+        return self._sequences[request]
+
+    def now(self) -> float:
+        """Seconds on the engine's clock."""
+        return self._clock()
 
     def snapshot(self) -> Snapshot:
         """Counts for a progress display or a metric."""

@@ -62,6 +62,8 @@ class Group:
         return RequestMetrics(
             predicted_tokens=self.sequences[0].predicted_tokens,
             predicted_range=self.sequences[0].predicted_range,
+            answers=[(s.request.output_tokens, s.finish_reason) for s in self.sequences],
+            forecast_s=self.sequences[0].forecast_s,
             preemptions=sum(s.request.preemptions for s in self.sequences),
             queue_s=min(admitted, default=self.arrival_s) - self.arrival_s,
             ttft_s=min(first, default=self.arrival_s) - self.arrival_s,
@@ -102,6 +104,7 @@ class Intake:
         taken: Container[str],
         *,
         system: bool = False,
+        tenant: str = "",
         priority: int = 0,
         streams: bool = False,
     ) -> Group:
@@ -132,11 +135,9 @@ class Intake:
         if bad := [t for t in params.stop_token_ids if t >= self._vocab_size]:
             raise InvalidRequestError(f"stop_token_ids holds {bad[0]}; token ids go from 0 to {self._vocab_size - 1}")
         seed = int(self._seeds.integers(SEED_RANGE[1])) if params.seed is None else params.seed
+        query = Query(request_id, ids, max_tokens, params.temperature, system, tenant=tenant)
         sequences = [
-            self._sequence(
-                request_id, ids, params, max_tokens, index, (seed + index) % (SEED_RANGE[1] + 1), now, system
-            )
-            for index in range(params.n)
+            self._sequence(query, params, index, (seed + index) % (SEED_RANGE[1] + 1), now) for index in range(params.n)
         ]
         for sequence in sequences:
             sequence.request.priority = priority
@@ -144,26 +145,16 @@ class Intake:
                 sequence.stream = self._tokenizer.stream(())
         return Group(request_id, text, ids, sequences, now, streams)
 
-    def _sequence(
-        self,
-        request_id: str,
-        ids: list[int],
-        params: SamplingParams,
-        max_tokens: int,
-        index: int,
-        seed: int,
-        now: float,
-        system: bool,
-    ) -> Sequence:
-        key = f"{index}:{request_id}"
+    def _sequence(self, query: Query, params: SamplingParams, index: int, seed: int, now: float) -> Sequence:
+        ids, limit = list(query.prompt_token_ids), query.max_tokens
         stop_ids = frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else frozenset(self._eos_ids))
         return Sequence(
-            request=Request(key, len(ids), max_tokens, LengthDistribution.exactly(max_tokens), now),
-            query=Query(request_id, ids, max_tokens, params.temperature, system),
+            request=Request(f"{index}:{query.request_id}", len(ids), limit, LengthDistribution.exactly(limit), now),
+            query=query,
             params=params,
             index=index,
             seed=seed,
-            token_ids=list(ids),
+            token_ids=ids,
             stop_ids=stop_ids,
             stream=self._tokenizer.stream(params.stop) if params.stop else None,
         )

@@ -27,7 +27,8 @@ class CompletionOutput:
 class RequestMetrics:
     """Times in seconds from the request's arrival; ``predicted_tokens`` is the forecast's median at arrival.
 
-    queue_s: until it was first admitted; predicted_range: the forecast's central 90 %; lengths of all answers.
+    queue_s: until it was first admitted; predicted_range: the forecast's central 90 %; answers: tokens so far, and the
+    finish reason, of each.
     """
 
     predicted_tokens: int
@@ -36,7 +37,9 @@ class RequestMetrics:
     latency_s: float
     token_gaps_s: list[float] = field(default_factory=list)
     queue_s: float = 0.0
+    forecast_s: float = 0.0  # that the forecast took
     predicted_range: tuple[int, int] = (0, 0)
+    answers: list[tuple[int, str | None]] = field(default_factory=list)
 
 
 @dataclass(slots=True)

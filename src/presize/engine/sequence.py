@@ -27,6 +27,7 @@ class Sequence:
     stream: TextStream | None  # only where text is wanted early, or stop strings must be looked for
     predicted_tokens: int = 0
     predicted_range: tuple[int, int] = (0, 0)
+    forecast_s: float = 0.0
     admitted_s: float | None = None
     finish_reason: str | None = None
     stop_reason: str | int | None = None

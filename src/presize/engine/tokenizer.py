@@ -55,6 +55,10 @@ class Tokenizer:
         """Text of tokens, special ones left out."""
         return str(self._inner.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
+    def token_text(self, token_id: int) -> str:
+        """One token as text, a special one too; a part of a character is shown as a replacement character."""
+        return str(self._inner.decode([token_id], skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
     def fingerprint(self) -> str:
         """The same for two tokenizers that make the same tokens: a hash of the vocabulary."""
         vocabulary = sorted(self._inner.get_vocab().items(), key=lambda item: item[1])

@@ -60,5 +60,9 @@ class Predictor(ABC):
     def refresh(self, running: IntArray) -> None:
         """Called after answers ended: (R,) tokens that the running ones have so far, each known to be longer."""
 
+    def describe(self) -> str:
+        """What forecasts now, and which version of it, for people and metrics."""
+        return type(self).__name__.lower()
+
 
 PREDICTORS: Registry[type[Predictor]] = Registry("predictor")

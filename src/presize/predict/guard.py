@@ -79,6 +79,9 @@ class Guarded(Predictor):
         except Exception as error:
             self._failed(error)
 
+    def describe(self) -> str:
+        return self.inner.describe()
+
     def _failed(self, error: Exception, instead: str = _HISTORY) -> None:
         self.failures += 1
         if self.failures == 1:

@@ -34,6 +34,9 @@ class Learned(Predictor):
             for curve, query in zip(self.survival(queries), queries, strict=True)
         ]
 
+    def describe(self) -> str:
+        return type(self.model).__name__.lower()
+
     def survival(self, queries: Sequence[Query]) -> FloatArray:
         """(N, G) curves that end nowhere: max_tokens is not applied.
 

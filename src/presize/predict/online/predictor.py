@@ -82,6 +82,9 @@ class Online(Predictor):
     def refresh(self, running: IntArray) -> None:
         self.drift.running(len(running))
 
+    def describe(self) -> str:
+        return f"online version {self.learner.version.number}"
+
     def close(self) -> None:
         """End a retraining that runs, save, and let another process learn in the directory."""
         self._end()

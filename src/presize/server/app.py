@@ -1,0 +1,187 @@
+"""The routes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import FileResponse, Response
+
+from presize.errors import PresizeError
+from presize.server.errors import ApiError
+from presize.server.generation import chat, completion
+from presize.server.guards import TENANT, Keys, Limits, RequestIds
+from presize.server.live import live
+from presize.server.protocol import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
+from presize.server.service import Service
+from presize.server.stream import refusal, reply
+from presize.version import __version__
+
+_STATIC = Path(__file__).parent / "static"
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"description": text}
+    for status, text in {
+        400: "the request can not be served as it is", 401: "no valid key", 404: "no such model or path",
+        413: "the body is too large", 429: "too much is waiting; see Retry-After", 503: "loading, stopping or failed",
+    }.items()
+}  # fmt: skip
+
+
+def make_app(service: Service, keys: list[str]) -> Any:
+    """The application, with everything that a request passes first."""
+    app = FastAPI(title="Presize", version=__version__, docs_url=None, redoc_url=None, responses=_ERRORS)
+    _add_generation(app, service)
+    _add_models(app, service)
+    _add_seeing(app, service)
+    app.add_exception_handler(ApiError, _api_error)
+    app.add_exception_handler(PresizeError, _presize_error)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.openapi = _described(app)  # type: ignore[method-assign]
+    options = service.options
+    guarded: Any = Keys(app, keys)
+    guarded = Limits(guarded, options.max_connections, options.max_body_bytes)
+    if options.cors_origin:  # outside of the keys: a browser's question before the request has none
+        guarded = CORSMiddleware(
+            guarded, allow_origins=options.cors_origin, allow_methods=["GET", "POST"], allow_headers=["*"],
+            expose_headers=["x-request-id", "retry-after"],
+        )  # fmt: skip
+    return RequestIds(guarded)
+
+
+def _add_generation(app: FastAPI, service: Service) -> None:
+    @app.post("/v1/chat/completions", tags=["generate"])
+    async def chat_completions(body: ChatRequest, request: Request) -> Response:
+        """An answer to a conversation."""
+        return chat(service, body, request.scope.get(TENANT, ""))
+
+    @app.post("/v1/completions", tags=["generate"])
+    async def completions(body: CompletionRequest, request: Request) -> Response:
+        """Texts that go on from prompts."""
+        return completion(service, body, request.scope.get(TENANT, ""))
+
+    @app.post("/tokenize", tags=["tokens"])
+    async def tokenize(body: TokenizeRequest) -> Response:
+        """Token ids of a text, or of a conversation in the chat template."""
+        service.check_model(body.model)
+        if body.messages is not None:
+            ids = await service.tokenize([message.plain() for message in body.messages])
+        else:
+            ids = await service.tokenize(body.prompt or "", special=body.add_special_tokens)
+        return reply({"count": len(ids), "max_model_len": service.engine.runner.max_model_len, "tokens": ids})
+
+    @app.post("/detokenize", tags=["tokens"])
+    async def detokenize(body: DetokenizeRequest) -> Response:
+        """The text of token ids."""
+        service.check_model(body.model)
+        return reply({"prompt": await service.detokenize(body.tokens)})
+
+
+def _add_models(app: FastAPI, service: Service) -> None:
+    def card() -> dict[str, Any]:
+        engine = service.worker.engine
+        longest = engine.runner.max_model_len if engine is not None else None
+        return {
+            "id": service.model_name, "object": "model", "created": int(service.started_s), "owned_by": "presize",
+            "max_model_len": longest,
+        }  # fmt: skip
+
+    @app.get("/v1/models", tags=["models"])
+    async def models() -> Response:
+        """The one model there is."""
+        return reply({"object": "list", "data": [card()]})
+
+    @app.get("/v1/models/{model_id:path}", tags=["models"])
+    async def model(model_id: str) -> Response:
+        """The model of this name."""
+        service.check_model(model_id)
+        return reply(card())
+
+
+def _add_seeing(app: FastAPI, service: Service) -> None:
+    @app.get("/health", tags=["operate"])
+    async def health() -> Response:
+        """200 if requests are served, else 503 and why not."""
+        trouble = service.trouble()
+        return reply({"status": trouble or "ok"}, 503 if trouble else 200)
+
+    @app.get("/metrics", tags=["operate"])
+    async def metrics() -> Response:
+        """Prometheus metrics."""
+        await service.look()
+        return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @app.get("/version", tags=["operate"])
+    async def version() -> Response:
+        """The version of Presize."""
+        return reply({"version": __version__})
+
+    @app.get("/live", tags=["operate"])
+    async def live_picture() -> Response:
+        """What the page at / draws."""
+        return reply(await live(service))
+
+    for name in ("", "style.css", "page.js", "draw.js", "chat.js"):
+        app.get(f"/{name}", include_in_schema=False)(_file(name or "index.html"))
+
+
+def _file(name: str) -> Callable[[], Any]:
+    headers = {"content-security-policy": "default-src 'self'; frame-ancestors 'none'", "cache-control": "no-cache"}
+
+    async def send() -> Response:
+        return FileResponse(_STATIC / name, headers=headers)
+
+    return send
+
+
+def _described(app: FastAPI) -> Callable[[], dict[str, Any]]:
+    original = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = original()
+        for path in document["paths"].values():
+            for operation in path.values():
+                operation["responses"].pop("422", None)  # a request that is not valid gets 400
+        return document
+
+    return openapi
+
+
+async def _api_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return refusal(error)
+
+
+async def _presize_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, PresizeError)
+    return refusal(ApiError.of(error))
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    """The first thing that is wrong, with the field's name."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"][1:])
+    text = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        text, first = "not a field of this request", {}
+    elif first["type"] == "json_invalid":
+        text = f"the body is not JSON: {first.get('ctx', {}).get('error', text)}"
+        place = ""
+    value = first.get("input")
+    shown = f" is {value!r}" if isinstance(value, int | float | bool) and place else ""
+    message = f"{place}{shown}: {text}" if place else text
+    return refusal(ApiError(400, message, param=place or None))
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    texts = {404: f"there is nothing at {request.url.path}", 405: f"{request.method} is not for {request.url.path}"}
+    response = refusal(ApiError(error.status_code, texts.get(error.status_code, str(error.detail))))
+    response.headers.update(error.headers or {})
+    return response

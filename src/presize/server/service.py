@@ -1,0 +1,217 @@
+"""From a checked request to the engine and back: a place in the queue, tokens, a deadline, and no loose ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+
+from presize.config import EngineOptions, ServeOptions
+from presize.engine.engine import Engine
+from presize.engine.outputs import RequestMetrics, RequestOutput
+from presize.engine.sampling_params import SamplingParams
+from presize.errors import CapacityError, PresizeError
+from presize.server.errors import ApiError
+from presize.server.gate import Gate
+from presize.server.metrics import Metrics
+from presize.server.view import EngineView
+from presize.server.worker import EngineFailed, Mailbox, Status, Worker
+
+Prompt = str | list[int] | list[dict[str, str]]  # text, token ids, or a conversation
+_PATIENCE_S = 2.0  # that a look at the engine waits for a step to end
+_LOG = logging.getLogger("presize.server")
+
+
+@dataclass(slots=True)
+class Job:
+    """One HTTP request for answers. Times on the monotonic clock."""
+
+    request_id: str
+    prompts: Sequence[Prompt]
+    params: SamplingParams
+    priority: int
+    streams: bool
+    tenant: str = ""
+    arrived: float = field(default_factory=time.monotonic)
+
+    @property
+    def characters(self) -> int:
+        """Length of the prompts, as far as it is known before they are tokenized."""
+        return sum(
+            4 * len(p) if p and isinstance(p[0], int) else sum(len(m["content"]) for m in p)  # type: ignore[index, misc]
+            if isinstance(p, list) else len(p)
+            for p in self.prompts
+        )  # fmt: skip
+
+
+@dataclass(slots=True)
+class Started:
+    """A job that the engine has taken: of each prompt the forecast and its length; ``places`` by the request's id."""
+
+    forecasts: list[RequestMetrics]
+    prompt_tokens: int
+    places: dict[str, int]
+    mailbox: Mailbox
+
+
+class Service:
+    """The engine, its queue and its figures, for the routes."""
+
+    def __init__(self, options: ServeOptions, engine_options: EngineOptions, load: Callable[[], Engine]) -> None:
+        self.options, self.engine_options = options, engine_options
+        self.model_name = options.served_model_name or engine_options.model
+        self.started_s = time.time()
+        self.draining = False
+        self.active = 0  # jobs, from their arrival to their outcome
+        self.idle = asyncio.Event()
+        self.idle.set()
+        self._start_s = 1.0
+        self.gate = Gate(options.max_queued_requests, options.max_queued_tokens, lambda count: count * self._start_s)
+        self.worker = Worker(load, self._on_status)
+        self.metrics = Metrics(self.model_name, engine_options, compat=options.metrics_compat == "vllm")
+        # one thread: the tokenizer is fast, and the engine needs the cores
+        self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix="presize-tokenizer")
+
+    @property
+    def engine(self) -> Engine:
+        """The engine, to read what never changes; ApiError until it is loaded, and once it has ended."""
+        engine = self.worker.engine
+        if self.worker.error is not None:
+            raise ApiError(503, str(EngineFailed("the engine has failed; see the server's log")), code="engine_failed")
+        if engine is None:
+            raise ApiError(503, "the model is still loading", code="loading", retry_after=5)
+        return engine
+
+    def trouble(self) -> str | None:
+        """Why the server can not be sent requests now; None if it can."""
+        if self.worker.error is not None:
+            return "dead"
+        if not self.worker.loaded.is_set():
+            return "loading"
+        if self.draining:
+            return "draining"
+        return "stuck" if self.worker.step_seconds() > self.options.stuck_after else None
+
+    def check_model(self, name: str | None) -> None:
+        """ApiError if a request asks for another model."""
+        if name is not None and name not in (self.model_name, self.engine_options.model):
+            raise ApiError(404, f"the model {name!r} does not exist; this server has {self.model_name!r}",
+                           param="model", code="model_not_found")  # fmt: skip
+
+    async def tokenize(self, prompt: Prompt, *, special: bool = True) -> list[int]:
+        """Token ids, made off the event loop."""
+        tokenizer = self.engine.tokenizer
+
+        def encode() -> list[int]:
+            if isinstance(prompt, str):
+                return tokenizer.encode(prompt, special=special)
+            return prompt if not prompt or isinstance(prompt[0], int) else tokenizer.encode_chat(prompt)  # type: ignore[return-value]
+
+        return await asyncio.get_running_loop().run_in_executor(self._tokenizing, encode)
+
+    async def detokenize(self, ids: list[int]) -> str:
+        """The text of token ids, special ones shown; InvalidRequestError for one that does not exist."""
+        engine = self.engine
+        if ids and (largest := max(ids)) >= engine.runner.config.vocab_size:
+            raise ApiError(400, f"tokens holds {largest}; token ids go from 0 to {engine.runner.config.vocab_size - 1}",
+                           param="tokens")  # fmt: skip
+        decode = engine.tokenizer.decode
+        return await asyncio.get_running_loop().run_in_executor(self._tokenizing, decode, ids)
+
+    @asynccontextmanager
+    async def running(self, job: Job) -> AsyncIterator[Started]:
+        """The job in the engine; when the block is left its requests have ended, or are given up at once.
+
+        ApiError says why it can not be taken, or that its time is over. The outcome is counted, exactly one.
+        """
+        ids = [f"{job.request_id}-{i}" for i in range(len(job.prompts))]
+        outcome = "error"
+        self.active += 1
+        self.idle.clear()
+        try:
+            async with asyncio.timeout(self.options.request_timeout):
+                yield await self._start(job, ids)
+            outcome = "success"
+        except TimeoutError as error:
+            outcome = "timeout"
+            raise ApiError(503, f"not done within {self.options.request_timeout:g} s", code="timeout") from error
+        except asyncio.CancelledError:
+            outcome = "disconnect"
+            raise
+        except ApiError as error:
+            outcome = "refused" if error.status in (400, 429) else "error"
+            raise
+        except EngineFailed as error:
+            raise ApiError(503, str(error), code="engine_failed") from error
+        except PresizeError as error:
+            outcome = "refused"
+            raise ApiError.of(error) from error
+        finally:
+            for request_id in ids:
+                self.worker.abort(request_id)
+            self.metrics.outcome(outcome)
+            self.active -= 1
+            if self.active == 0:
+                self.idle.set()
+
+    async def _start(self, job: Job, ids: list[str]) -> Started:
+        if self.draining:
+            raise ApiError(503, "the server is stopping", code="draining", retry_after=self.options.shutdown_timeout)
+        _ = self.engine
+        sequences = len(job.prompts) * job.params.n
+        if sequences > self.options.max_queued_requests:
+            raise CapacityError(f"prompts x n is {sequences}; at most {self.options.max_queued_requests} may wait")
+        with self.gate.place(sequences, job.characters) as place:
+            tokens = [await self.tokenize(prompt) for prompt in job.prompts]
+            self.gate.settle(place, job.params.n * sum(len(t) for t in tokens))
+            mailbox = Mailbox(len(ids))
+            forecasts = [
+                await self.worker.submit(request_id, mailbox, _adding(request_id, each, prompt, job))
+                for request_id, each, prompt in zip(ids, tokens, job.prompts, strict=True)
+            ]
+        places = {request_id: place for place, request_id in enumerate(ids)}
+        self.metrics.started(sum(len(t) for t in tokens))
+        return Started(forecasts, sum(len(t) for t in tokens), places, mailbox)
+
+    async def look(self) -> None:
+        """Bring the metrics' view up to date, unless the engine is busy for long."""
+        if self.worker.loaded.is_set() and not self.worker.ended.is_set():
+            with suppress(TimeoutError, EngineFailed):
+                self.metrics.view = await asyncio.wait_for(self.worker.call(EngineView.of), _PATIENCE_S)
+
+    def _on_status(self, status: Status) -> None:
+        self.gate.engine_requests, self.gate.engine_tokens = status.waiting, status.waiting_tokens
+        self._start_s = status.start_s
+
+    def finished(self, job: Job, output: RequestOutput) -> None:
+        """A request of the job has its whole answer."""
+        self.metrics.finished(output, job.params)
+
+    def give_up(self) -> None:
+        """Every job that is left gets an error."""
+        self.worker.fail_all(EngineFailed("the server is stopping"))
+
+    async def close(self) -> None:
+        """End the engine's thread."""
+        self.worker.stop()
+        await self.worker.ended.wait()
+        self._tokenizing.shutdown(wait=False)
+
+
+def _adding(request_id: str, ids: list[int], prompt: Prompt, job: Job) -> Callable[[Engine], RequestMetrics]:
+    text = prompt if isinstance(prompt, str) else None
+    system = isinstance(prompt, list) and isinstance(prompt[0], dict) and prompt[0]["role"] == "system"
+    return lambda engine: engine.add_tokens(
+        request_id, ids, job.params, text=text, system=system, tenant=job.tenant, priority=job.priority,
+        streams=job.streams,
+    )  # fmt: skip
+
+
+def new_id(prefix: str) -> str:
+    """As OpenAI's: ``chatcmpl-`` or ``cmpl-`` and 32 hexadecimal digits."""
+    return f"{prefix}-{uuid.uuid4().hex}"
