@@ -18,47 +18,24 @@ from presize.errors import CapacityError, ConfigError, ModelError
 from presize.version import __version__
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMON = [
-    "--chat",
-    "--no-chat",
-    "--temperature",
-    "--max-tokens",
-    "--min-tokens",
-    "--top-p",
-    "--top-k",
-    "--min-p",
-    "--presence-penalty",
-    "--frequency-penalty",
-    "--repetition-penalty",
-    "--seed",
-    "--stop",
-    "--stop-token-ids",
-    "--ignore-eos",
-    "--no-ignore-eos",
-    "--n",
-    "--logprobs",
-    "--model",
-    "--dtype",
-    "--device",
-    "--threads",
-    "--kv-tokens",
-    "--max-model-len",
-    "--max-num-seqs",
-    "--max-num-batched-tokens",
-    "--policy",
-    "--order",
-    "--predictor",
-    "--lengths",
-    "--learn-online",
-    "--risk",
-    "--payback",
-    "--watermark",
-    "--reserve-tokens",
-    "--aging",
-    "--config",
-]
+SAMPLING = """
+    --chat --no-chat --temperature --max-tokens --min-tokens --top-p --top-k --min-p --presence-penalty
+    --frequency-penalty --repetition-penalty --seed --stop --stop-token-ids --ignore-eos --no-ignore-eos --n --logprobs
+""".split()
+ENGINE = """
+    --model --dtype --device --threads --kv-tokens --max-model-len --max-num-seqs --max-num-batched-tokens --policy
+    --order --predictor --lengths --learn-online --risk --payback --watermark --reserve-tokens --slo-ttft-ms
+    --slo-tpot-ms --aging --config
+""".split()
+COMMON = [*SAMPLING, *ENGINE]
+SERVER = """
+    --host --port --served-model-name --api-key --api-key-file --cors-origin --ssl-certfile --ssl-keyfile
+    --max-queued-requests --max-queued-tokens --max-connections --max-body-bytes --max-header-bytes --request-timeout
+    --shutdown-timeout --stuck-after --log-format --log-interval --metrics-compat
+""".split()
 # A flag that goes or is renamed breaks somebody's script: change this list only on purpose, and tell of it.
 SURFACE = {
+    "serve": [*SERVER, *ENGINE],
     "generate": ["--output", "--resume", "--overwrite", *COMMON],
     "collect": ["--output", "--resume", "--overwrite", "--samples", *COMMON],
     "learn": [
@@ -79,7 +56,7 @@ SURFACE = {
     "bench": ["--policies", "--orders", "--repeats", "--warmup", "--save-result", *COMMON],
 }
 
-VERB_NAMES = ["pull", "generate", "collect", "learn", "evaluate", "explain", "bench"]
+VERB_NAMES = ["pull", "serve", "generate", "collect", "learn", "evaluate", "explain", "bench"]
 
 
 def python(code: str, *, stdout: Any = subprocess.PIPE) -> subprocess.CompletedProcess[str]:

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from tiny import options_for
 
-from presize.config import EngineOptions
 from presize.engine.engine import Engine
 from presize.engine.llm import LLM
 
@@ -89,11 +89,6 @@ def chain_engine(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Engi
         return Engine.load(options_for(directory, 1024))
 
     return get
-
-
-def options_for(directory: Path, kv_tokens: int) -> EngineOptions:
-    """One thread, float32, first come first served."""
-    return EngineOptions(model=str(directory), dtype="float32", device="cpu", threads=1, kv_tokens=kv_tokens)
 
 
 @pytest.fixture

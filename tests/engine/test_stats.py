@@ -6,7 +6,7 @@ from itertools import count
 
 import numpy as np
 import pytest
-from conftest import options_for
+from tiny import options_for
 
 from presize.engine.engine import Engine
 from presize.engine.outputs import RequestOutput
@@ -42,13 +42,14 @@ def test_an_engine_that_did_nothing_has_figures_too(engine):
 
 
 def test_two_requests_side_by_side(engine):
-    # a arrives at 0, b at 1; steps run 2..3, 4..5, 6..7, 8..9: a says 4 tokens, b 3
+    # a arrives at 0, b at 2, a forecast takes 1; steps run 4..5, 6..7, 8..9, 10..11: a says 4 tokens, b 3
     engine.add_request("a", [5] * 10, params(4))
     engine.add_request("b", [6] * 20, params(3))
     found = drain(engine)
     a, b = found["a"].metrics, found["b"].metrics
-    assert (a.ttft_s, a.latency_s, a.token_gaps_s) == (3.0, 9.0, [2.0, 2.0, 2.0])
-    assert (b.ttft_s, b.latency_s, b.token_gaps_s) == (2.0, 6.0, [2.0, 2.0])
+    assert (a.ttft_s, a.latency_s, a.token_gaps_s) == (5.0, 11.0, [2.0, 2.0, 2.0])
+    assert (b.ttft_s, b.latency_s, b.token_gaps_s) == (3.0, 7.0, [2.0, 2.0])
+    assert [(m.queue_s, m.forecast_s) for m in (a, b)] == [(4.0, 1.0), (2.0, 1.0)]
     figures = engine.stats.summary(failed=1)
     assert figures == pytest.approx(
         {
@@ -61,9 +62,9 @@ def test_two_requests_side_by_side(engine):
             "recomputed_tokens": 0,
             "kv_utilization_mean": (3 * 1.0 + 0.5) / 4,  # both hold one of two blocks for three of four steps
             "batch_mean": 7 / 4,
-            "latency_mean_s": 7.5,
-            "latency_p99_s": np.percentile([9, 6], 99),
-            "ttft_mean_s": 2.5,
+            "latency_mean_s": 9.0,
+            "latency_p99_s": np.percentile([11, 7], 99),
+            "ttft_mean_s": 4.0,
             "itl_p99_s": 2.0,
             "longest_stall_s": 2.0,
         }
@@ -76,9 +77,9 @@ def test_a_preemption_is_counted_with_what_it_costs(engine):
     engine.add_request("b", [6] * 20, params(20))
     found = drain(engine)
     assert (found["a"].metrics.preemptions, found["b"].metrics.preemptions) == (0, 1)
-    # step k ends at 2 k + 1: the 13th token at 27, the 14th in step 21, which prefills 33 tokens, at 43
+    # step k ends at 2 k + 3: the 13th token at 29, the 14th in step 21, which prefills 33 tokens, at 45
     assert found["b"].metrics.token_gaps_s == [2.0] * 12 + [16.0] + [2.0] * 6
-    assert found["b"].metrics.latency_s == 55 - 1
+    assert found["b"].metrics.latency_s == 57 - 2
     figures = engine.stats.summary()
     assert figures["preemptions"] == 1
     assert figures["recomputed_tokens"] == 32
@@ -91,9 +92,9 @@ def test_a_preemption_is_counted_with_what_it_costs(engine):
 def test_several_answers_count_as_one_request_and_all_their_tokens(engine):
     engine.add_request("a", [5] * 10, params(4, n=2))
     metrics = drain(engine)["a"].metrics
-    assert (metrics.ttft_s, metrics.latency_s, metrics.token_gaps_s) == (2.0, 8.0, [2.0] * 6)
+    assert (metrics.ttft_s, metrics.latency_s, metrics.token_gaps_s) == (3.0, 9.0, [2.0] * 6)
     figures = engine.stats.summary()
-    assert (figures["requests"], figures["output_tokens"], figures["latency_mean_s"]) == (1, 8, 8.0)
+    assert (figures["requests"], figures["output_tokens"], figures["latency_mean_s"]) == (1, 8, 9.0)
 
 
 def test_a_request_given_up_before_its_first_token_has_no_times_to_average(engine):
@@ -104,7 +105,7 @@ def test_a_request_given_up_before_its_first_token_has_no_times_to_average(engin
     drain(engine)
     figures = engine.stats.summary()
     assert (figures["requests"], figures["output_tokens"]) == (2, 4)
-    assert (figures["ttft_mean_s"], figures["latency_mean_s"]) == (3.0, 9.0)
+    assert (figures["ttft_mean_s"], figures["latency_mean_s"]) == (5.0, 11.0)
 
 
 def test_the_snapshot_counts_what_runs_what_waits_and_what_is_held(engine):

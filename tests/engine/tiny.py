@@ -18,6 +18,8 @@ from transformers import (
     Qwen3Config,
 )
 
+from presize.config import EngineOptions
+
 CORPUS = ["the cat sat on the mat and the hat", "there is another thing in the other place", "one two three"] * 4
 SPECIAL = ["<|end|>", "<|user|>", "<|assistant|>"]
 TEMPLATE = (
@@ -141,3 +143,8 @@ def greedy(model: Any, prompts: list[list[int]], max_tokens: int, eos: frozenset
             ends = [k for k, token in enumerate(row) if token in eos]
             answers[i] = row[: ends[0] + 1] if ends else row
     return [answers[i] for i in range(len(prompts))]
+
+
+def options_for(directory: Path, kv_tokens: int) -> EngineOptions:
+    """One thread, float32, first come first served."""
+    return EngineOptions(model=str(directory), dtype="float32", device="cpu", threads=1, kv_tokens=kv_tokens)

@@ -57,6 +57,16 @@ class Engine:
         directory = resolve(options.model, report=report)
         return cls(options, Runner(options, directory, report), Tokenizer(directory))
 
+    def warm_up(self) -> None:
+        """Compile the kernels and touch the memory, past scheduler, predictor and statistics. Only when idle."""
+        assert not self.has_unfinished_requests(), "warm_up needs an idle engine"
+        (sequence,) = self._intake.group("", None, [0, 0, 0], SamplingParams(seed=0), self._clock(), ()).sequences
+        for tokens in (3, 1):  # a prefill, then a decode
+            (token,) = self.runner.run([SequenceWork(sequence, tokens, True, [0])]).token_ids
+            sequence.request.computed_tokens += tokens
+            sequence.request.output_tokens += 1
+            sequence.token_ids.append(token)
+
     def restart(self, **changes: Any) -> None:
         """New scheduler, predictor and statistics with changed options; same weights and pool. Only when idle."""
         assert not self.has_unfinished_requests(), "restart needs an idle engine"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,8 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"description": text}
     for status, text in {
         400: "the request can not be served as it is", 401: "no valid key", 404: "no such model or path",
-        413: "the body is too large", 429: "too much is waiting; see Retry-After", 503: "loading, stopping or failed",
+        413: "the body is too large", 429: "too much is waiting; see Retry-After", 431: "the head is too large",
+        503: "loading, stopping or failed",
     }.items()
 }  # fmt: skip
 
@@ -45,7 +46,7 @@ def make_app(service: Service, keys: list[str]) -> Any:
     app.openapi = _described(app)  # type: ignore[method-assign]
     options = service.options
     guarded: Any = Keys(app, keys)
-    guarded = Limits(guarded, options.max_connections, options.max_body_bytes)
+    guarded = Limits(guarded, options.max_connections, options.max_body_bytes, options.max_header_bytes)
     if options.cors_origin:  # outside of the keys: a browser's question before the request has none
         guarded = CORSMiddleware(
             guarded, allow_origins=options.cors_origin, allow_methods=["GET", "POST"], allow_headers=["*"],
@@ -165,18 +166,34 @@ async def _presize_error(request: Request, error: Exception) -> Response:
 async def _invalid(request: Request, error: Exception) -> Response:
     """The first thing that is wrong, with the field's name."""
     assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"][1:])
+    first = _telling(error.errors())
+    place = _place(first)[:200]
     text = first["msg"].removeprefix("Value error, ")
+    param = place or first.get("ctx", {}).get("field")
     if first["type"] == "extra_forbidden":
         text, first = "not a field of this request", {}
     elif first["type"] == "json_invalid":
         text = f"the body is not JSON: {first.get('ctx', {}).get('error', text)}"
-        place = ""
+        place = param = ""
     value = first.get("input")
     shown = f" is {value!r}" if isinstance(value, int | float | bool) and place else ""
     message = f"{place}{shown}: {text}" if place else text
-    return refusal(ApiError(400, message, param=place or None))
+    return refusal(ApiError(400, message, param=param or None))
+
+
+def _telling(errors: Sequence[Any]) -> Any:
+    """The first error; of a union's the one of the branch that was meant, not of one that has another type."""
+    own = [each for each in errors if each["loc"][:2] == errors[0]["loc"][:2]]
+    return next((each for each in own if not each["type"].endswith("_type")), own[0])
+
+
+def _place(error: Any) -> str:
+    """Where in the body, without the names that pydantic gives to the branches of a union."""
+    *inner, last = error["loc"][1:] or ("",)
+    parts = [part for part in inner if isinstance(part, int) or part.isidentifier()]
+    if isinstance(last, int) or last.isidentifier() or error["type"] == "extra_forbidden":
+        parts.append(last)
+    return ".".join(str(part) for part in parts)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

@@ -17,6 +17,9 @@ from presize.server.errors import ApiError
 from presize.server.stream import refusal
 
 OPEN_PATHS = frozenset({"/health"})  # without a key
+# without a key too: a browser can not send one when it opens a page. They are the same for everyone and hold no data;
+# the page asks for the key, and /live, which it draws, is closed. Unlike /health they count as connections.
+PAGE_PATHS = frozenset({"/", "/style.css", "/page.js", "/draw.js", "/chat.js"})
 TENANT = "presize.tenant"  # in the scope: which key a request came with
 REQUEST_ID = "presize.request_id"
 _BODY_SECONDS = 60  # between two parts of a body
@@ -46,11 +49,11 @@ class RequestIds:
 
 
 class Limits:
-    """Requests at the same time, and bytes and seconds of a body."""
+    """Requests at the same time, bytes of a head, and bytes and seconds of a body."""
 
-    def __init__(self, app: ASGIApp, max_connections: int, max_body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_connections: int, max_body_bytes: int, max_header_bytes: int) -> None:
         self._app = app
-        self._max_connections, self._max_body = max_connections, max_body_bytes
+        self._max_connections, self._max_body, self._max_head = max_connections, max_body_bytes, max_header_bytes
         self._count = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -68,6 +71,10 @@ class Limits:
             self._count -= 1
 
     async def _limited(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # h11 limits what it has to keep until a head is complete; one that comes in a single piece gets here
+        if _head_bytes(scope) > self._max_head:
+            await refusal(ApiError(431, f"the head is larger than {self._max_head} bytes"))(scope, receive, send)
+            return
         declared = Headers(scope=scope).get("content-length", "0")
         too_large = f"the body is larger than {self._max_body} bytes"
         if not declared.isdigit() or int(declared) > self._max_body:
@@ -100,7 +107,7 @@ class Keys:
         self._keys = [_digest(key.encode()) for key in keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and self._keys and scope["path"] not in OPEN_PATHS:
+        if scope["type"] == "http" and self._keys and scope["path"] not in OPEN_PATHS | PAGE_PATHS:
             scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
             given = _digest(key.strip().encode("utf-8", "surrogateescape")) if scheme.lower() == "bearer" else b""
             matches = [hmac.compare_digest(given, known) for known in self._keys]  # all of them, whichever fits
@@ -110,6 +117,12 @@ class Keys:
                 return
             scope[TENANT] = f"key{matches.index(True)}"
         await self._app(scope, receive, send)
+
+
+def _head_bytes(scope: Scope) -> int:
+    # a line has a colon, a space and its end as well
+    lines = sum(len(name) + len(value) + 4 for name, value in scope["headers"])
+    return lines + len(scope["raw_path"]) + len(scope["query_string"])
 
 
 def _digest(key: bytes) -> bytes:

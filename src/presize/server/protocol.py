@@ -10,6 +10,7 @@ from dataclasses import fields
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, model_validator
+from pydantic_core import PydanticCustomError
 
 from presize.engine.sampling_params import (
     MAX_LOGPROBS,
@@ -23,6 +24,7 @@ from presize.engine.sampling_params import (
 
 MAX_PROMPTS = 128
 MAX_MESSAGES = 4096
+MAX_FIELDS = 256
 MAX_PRIORITY = 2**31
 _TEXT = 2**24  # characters
 
@@ -30,12 +32,22 @@ Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Token = Annotated[StrictInt, Field(ge=0, le=2**31)]
 Stop = Annotated[StrictStr, Field(min_length=1, max_length=MAX_STOP_LENGTH)]
 Text = Annotated[StrictStr, Field(max_length=_TEXT)]
+# one error is enough: a million of them would stop the server for seconds
+Tokens = Annotated[list[Token], Field(min_length=1, fail_fast=True)]
 
 
 class Wire(BaseModel):
     """Base: an unknown field is an error that says so."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few(cls, values: Any) -> Any:
+        """Each field that is unknown is an error, and they are all collected before the first is told."""
+        if isinstance(values, dict) and len(values) > MAX_FIELDS:
+            raise ValueError(f"an object has {len(values)} fields; at most {MAX_FIELDS} are allowed")
+        return values
 
 
 class TextPart(Wire):
@@ -117,7 +129,7 @@ class Generation(Wire):
                 continue
             if name in cls.REFUSED:
                 if value not in cls.REFUSED[name]:
-                    raise ValueError(f"{name} is not supported")
+                    raise PydanticCustomError("refused", "{field} is not supported", {"field": name})
                 continue
             kept[name] = value
         return kept
@@ -170,9 +182,9 @@ class CompletionRequest(Generation):
 
     prompt: (
         Text
-        | Annotated[list[Token], Field(min_length=1)]
-        | Annotated[list[Text], Field(min_length=1, max_length=MAX_PROMPTS)]
-        | Annotated[list[Annotated[list[Token], Field(min_length=1)]], Field(min_length=1, max_length=MAX_PROMPTS)]
+        | Tokens
+        | Annotated[list[Text], Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True)]
+        | Annotated[list[Tokens], Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True)]
     )
     logprobs: Annotated[StrictInt, Field(ge=0, le=MAX_LOGPROBS)] | None = None
 
@@ -209,4 +221,4 @@ class DetokenizeRequest(Wire):
     """Body of /detokenize."""
 
     model: Annotated[StrictStr, Field(max_length=1024)] | None = None
-    tokens: Annotated[list[Token], Field(max_length=MAX_TOKENS)]
+    tokens: Annotated[list[Token], Field(max_length=MAX_TOKENS, fail_fast=True)]

@@ -17,7 +17,6 @@ import uvicorn
 
 from presize.config import EngineOptions, ServeOptions
 from presize.engine.engine import Engine
-from presize.engine.sampling_params import SamplingParams
 from presize.errors import ConfigError
 from presize.server.app import make_app
 from presize.server.logs import note, set_up
@@ -68,7 +67,8 @@ def _socket(options: ServeOptions) -> socket.socket:
     """Bound before the model is loaded: a port in use is known at once."""
     try:
         family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
-        listener = socket.socket(family, socket.SOCK_STREAM)
+        # with its protocol named: else asyncio does not set TCP_NODELAY on the connections, and small writes wait 40 ms
+        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((options.host, options.port))
     except OSError as error:
@@ -106,10 +106,9 @@ class _Process:
         background = [asyncio.ensure_future(self._report(service)), asyncio.ensure_future(self._announce(service))]
         try:
             await self._until_stop(service, serving)
-            failed = service.worker.error is not None
-            if not failed:
+            if service.worker.error is None:
                 await self._drain(service)
-            else:
+            elif service.worker.loaded.is_set():
                 await asyncio.sleep(_LAST_WORDS_S)  # /health says it, and clients get their errors
             http.should_exit = True
             await asyncio.wait((serving,), timeout=_LAST_WORDS_S)
@@ -119,8 +118,10 @@ class _Process:
             for task in background:
                 task.cancel()
             await service.close()
+        if service.worker.error is not None:
+            raise service.worker.error
         note("stopped")
-        return 1 if failed else 0
+        return 0
 
     def _http(self, app: Any) -> _Http:
         options = self._options
@@ -200,8 +201,5 @@ def _note_state(view: EngineView, rate: float) -> None:
 def _load(options: EngineOptions) -> Engine:
     """The engine, with its kernels compiled and its memory touched, so that the first client does not wait for that."""
     engine = Engine.load(options)
-    engine.add_request("warm-up", [0, 0, 0], SamplingParams(max_tokens=2, ignore_eos=True))
-    while engine.has_unfinished_requests():
-        engine.step()
-    engine.restart()
+    engine.warm_up()
     return engine

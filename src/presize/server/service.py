@@ -15,7 +15,7 @@ from presize.config import EngineOptions, ServeOptions
 from presize.engine.engine import Engine
 from presize.engine.outputs import RequestMetrics, RequestOutput
 from presize.engine.sampling_params import SamplingParams
-from presize.errors import CapacityError, PresizeError
+from presize.errors import PresizeError
 from presize.server.errors import ApiError
 from presize.server.gate import Gate
 from presize.server.metrics import Metrics
@@ -131,17 +131,18 @@ class Service:
         """
         ids = [f"{job.request_id}-{i}" for i in range(len(job.prompts))]
         outcome = "error"
+        limit = asyncio.timeout(self.options.request_timeout)
         self.active += 1
         self.idle.clear()
         try:
-            async with asyncio.timeout(self.options.request_timeout):
+            async with limit:
                 yield await self._start(job, ids)
             outcome = "success"
         except TimeoutError as error:
             outcome = "timeout"
             raise ApiError(503, f"not done within {self.options.request_timeout:g} s", code="timeout") from error
-        except asyncio.CancelledError:
-            outcome = "disconnect"
+        except (asyncio.CancelledError, GeneratorExit):  # the latter: a stream ends while the client does not read
+            outcome = "timeout" if limit.expired() else "disconnect"
             raise
         except ApiError as error:
             outcome = "refused" if error.status in (400, 429) else "error"
@@ -165,7 +166,9 @@ class Service:
         _ = self.engine
         sequences = len(job.prompts) * job.params.n
         if sequences > self.options.max_queued_requests:
-            raise CapacityError(f"prompts x n is {sequences}; at most {self.options.max_queued_requests} may wait")
+            raise ApiError(
+                400, f"prompts x n is {sequences}; at most {self.options.max_queued_requests} may wait", param="n"
+            )
         with self.gate.place(sequences, job.characters) as place:
             tokens = [await self.tokenize(prompt) for prompt in job.prompts]
             self.gate.settle(place, job.params.n * sum(len(t) for t in tokens))
