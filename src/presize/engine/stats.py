@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 from array import array
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -24,7 +26,7 @@ class EngineStats:
         self._busy_s = 0.0
         self._used_token_seconds = 0.0
         self._batch_seconds = 0.0
-        self._latencies, self._ttfts, self._gaps = array("d"), array("d"), array("d")
+        self._latencies, self._ttfts, self._gaps = Sample(), Sample(), Sample()
 
     def step(self, decision: Decision, kv_used: int, started: float, ended: float) -> None:
         """One step ran, with ``kv_used`` tokens' worth of blocks held."""
@@ -43,9 +45,9 @@ class EngineStats:
         self._recomputed += recomputed_tokens
         if not any(answer.token_ids for answer in output.outputs):
             return  # given up before its first token: there are no times to average
-        self._latencies.append(output.metrics.latency_s)
-        self._ttfts.append(output.metrics.ttft_s)
-        self._gaps.extend(output.metrics.token_gaps_s)
+        self._latencies.add([output.metrics.latency_s])
+        self._ttfts.add([output.metrics.ttft_s])
+        self._gaps.add(output.metrics.token_gaps_s)
 
     def summary(self, failed: int = 0) -> dict[str, float]:
         """The figures so far; ``requests`` counts the failed ones too."""
@@ -61,17 +63,41 @@ class EngineStats:
             "recomputed_tokens": self._recomputed,
             "kv_utilization_mean": self._used_token_seconds / busy / self._capacity,
             "batch_mean": self._batch_seconds / busy,
-            "latency_mean_s": _mean(self._latencies),
-            "latency_p99_s": _percentile(self._latencies, 99),
-            "ttft_mean_s": _mean(self._ttfts),
-            "itl_p99_s": _percentile(self._gaps, 99),
-            "longest_stall_s": max(self._gaps, default=0.0),
+            "latency_mean_s": self._latencies.mean(),
+            "latency_p99_s": self._latencies.percentile(99),
+            "ttft_mean_s": self._ttfts.mean(),
+            "itl_p99_s": self._gaps.percentile(99),
+            "longest_stall_s": self._gaps.largest,
         }
 
 
-def _mean(values: array[float]) -> float:
-    return float(np.mean(values)) if values else 0.0
+class Sample:
+    """Numbers of which there may be too many to keep: mean and largest are exact, percentiles from the first
+    ``size``, and beyond that from as many drawn uniformly from all (algorithm R, Vitter 1985).
+    """
 
+    def __init__(self, size: int = 2**18) -> None:
+        self._size = size
+        self._kept = array("d")
+        self._random = random.Random(0)
+        self.count, self.largest = 0, 0.0
+        self._total = 0.0
 
-def _percentile(values: array[float], q: float) -> float:
-    return float(np.percentile(values, q)) if values else 0.0
+    def add(self, values: Iterable[float]) -> None:
+        """Take more."""
+        for value in values:
+            self.count += 1
+            self._total += value
+            self.largest = max(self.largest, value)
+            if len(self._kept) < self._size:
+                self._kept.append(value)
+            elif (place := self._random.randrange(self.count)) < self._size:
+                self._kept[place] = value
+
+    def mean(self) -> float:
+        """0 if there are none."""
+        return self._total / self.count if self.count else 0.0
+
+    def percentile(self, q: float) -> float:
+        """0 if there are none."""
+        return float(np.percentile(self._kept, q)) if self._kept else 0.0

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -72,6 +72,12 @@ class Metrics:
         self._outcomes = counter("http_outcomes", "Requests for answers by what became of them.", "outcome")
         for outcome in OUTCOMES:
             self._outcomes.labels(self._model, outcome)
+        self._in_work = Gauge(
+            "presize_requests_in_work",
+            "Requests for answers without an outcome yet.",
+            ["model_name"],
+            registry=self.registry,
+        ).labels(self._model)
         self._success = counter("request_success", "Answers that ended, by their reason.", "finished_reason")
         for reason in ("stop", "length"):
             self._success.labels(self._model, reason)
@@ -94,6 +100,10 @@ class Metrics:
         self._error = histogram("prediction_error_tokens", "Distance of an answer from that median.", _TOKENS)
         self._forecast = histogram("predictor_latency_seconds", "Time that a forecast took.", _BRIEF)
 
+    def arrived(self) -> None:
+        """A job has come."""
+        self._in_work.inc()
+
     def started(self, prompt_tokens: int) -> None:
         """The engine has taken a job."""
         self._prompt_tokens.inc(prompt_tokens)
@@ -101,6 +111,7 @@ class Metrics:
     def outcome(self, name: str) -> None:
         """A job is over."""
         self._outcomes.labels(self._model, name).inc()
+        self._in_work.dec()
 
     def finished(self, output: RequestOutput, params: SamplingParams) -> None:
         """A request has ended."""

@@ -133,6 +133,7 @@ class Service:
         outcome = "error"
         limit = asyncio.timeout(self.options.request_timeout)
         self.active += 1
+        self.metrics.arrived()
         self.idle.clear()
         try:
             async with limit:
@@ -148,7 +149,7 @@ class Service:
             outcome = "refused" if error.status in (400, 429) else "error"
             raise
         except EngineFailed as error:
-            raise ApiError(503, str(error), code="engine_failed") from error
+            raise ApiError(503, str(error), code="engine_failed" if self.worker.error else "draining") from error
         except PresizeError as error:
             outcome = "refused"
             raise ApiError.of(error) from error
