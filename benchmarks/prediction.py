@@ -26,6 +26,7 @@ from filing import report, rounded
 from presize.cli.evaluate import forecasts, seconds_alone
 from presize.config import DEFAULT_MODEL, SchedulerOptions
 from presize.engine.hub import resolve
+from presize.engine.states import with_states
 from presize.engine.tokenizer import Tokenizer
 from presize.predict import PREDICTORS
 from presize.predict.learned import Learned
@@ -57,7 +58,7 @@ def main() -> None:
     options.work.mkdir(parents=True, exist_ok=True)
     tokenizer = Tokenizer(resolve(DEFAULT_MODEL))
     log_path = options.log or vicuna_log(options.work, options.draws)
-    log = read_log(log_path, tokenizer)
+    log = observed(log_path, tokenizer, options)
     rows: dict[str, dict[str, list[dict[str, float]]]] = {}
     for part, train, tests in parts(log, options, tokenizer):
         for entry in options.entries.split(","):
@@ -72,6 +73,16 @@ def main() -> None:
     report(name, record, save=options.save)
 
 
+def observed(path: Path, tokenizer: Tokenizer, options: Any) -> Log:
+    """The log; for `hidden`, with what the default model makes of its prompts, which only its own answers go with."""
+    log = read_log(path, tokenizer)
+    if "hidden" not in options.entries.split(","):
+        return log
+    if options.log is None:
+        raise SystemExit("hidden reads the states of the model that gave the answers; name its log with --log")
+    return with_states(log, DEFAULT_MODEL, progress)
+
+
 def parts(log: Log, options: Any, tokenizer: Tokenizer) -> Iterator[tuple[str, Log, dict[str, Log]]]:
     """(name, what is learned from, what is measured on)."""
     if options.log is not None:
@@ -79,7 +90,7 @@ def parts(log: Log, options: Any, tokenizer: Tokenizer) -> Iterator[tuple[str, L
         yield (
             "all",
             log,
-            {"held out": held_out, **{path.stem: read_log(path, tokenizer) for path in options.test or ()}},
+            {"held out": held_out, **{path.stem: observed(path, tokenizer, options) for path in options.test or ()}},
         )
         return
     prompts = len(log) // options.draws  # the log has the first answers to all of them, then the second, ...

@@ -1,0 +1,140 @@
+"""What the server costs over the bare engine, and what it does when twice too much is asked of it.
+
+overhead: 64 streaming clients, each with its next request as soon as the last is answered, against `presize bench
+offline` on the same rows with as many slots. Rounds alternate; the ratio is that of the medians.
+overload: Poisson arrivals at twice the rate that the closed loop reached, for a minute, with a short queue: what the
+accepted requests' latency becomes, and how fast the others are refused.
+
+python benchmarks/serving.py --save
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from filing import report, rounded
+from workload import alpaca_rows
+
+CLIENTS, MAX_TOKENS, KV_TOKENS = 64, 128, 32_768
+QUEUE = 16  # sequences that may wait in the overload
+PRESIZE = (sys.executable, "-m", "presize.cli.main")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=192, help="requests of the closed loop (default: 192)")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=60.0, help="of the overload (default: 60)")
+    parser.add_argument("--save", action="store_true", help="file the result under benchmarks/results/")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        prompts = Path(folder) / "prompts.jsonl"
+        prompts.write_text("".join(json.dumps(row) + "\n" for row in alpaca_rows(options.rows, seed=0)))
+        offline, closed = [], []
+        for number in range(options.rounds):
+            offline.append(bench_offline(prompts))
+            with Server() as server:
+                closed.append(server.bench(prompts, "--max-concurrency", str(CLIENTS)))
+            note(number, offline[-1]["tokens_per_second"], closed[-1]["output_throughput"])
+        capacity = median(run["request_throughput"] for run in closed)
+        many = Path(folder) / "many.jsonl"
+        count = min(int(2 * capacity * options.seconds), 9000)
+        many.write_text("".join(json.dumps(row) + "\n" for row in alpaca_rows(count, seed=1)))
+        with Server("--max-queued-requests", str(QUEUE)) as server:
+            overload = server.bench(many, "--request-rate", str(2 * capacity), detailed=True)
+    bare, served = (median(values) for values in (
+        [run["tokens_per_second"] for run in offline], [run["output_throughput"] for run in closed]
+    ))  # fmt: skip
+    result = {
+        "rows": options.rows, "clients": CLIENTS, "max_tokens": MAX_TOKENS, "rounds": options.rounds,
+        "offline_tokens_per_second": [run["tokens_per_second"] for run in offline],
+        "served_tokens_per_second": [run["output_throughput"] for run in closed],
+        "ratio": served / bare,
+        "closed_loop": latencies(closed[-1]),
+        "overload": {
+            "capacity_requests_per_second": capacity, "offered_requests_per_second": 2 * capacity,
+            "queue": QUEUE, "completed": overload["completed"], "rejected": overload["rejected"],
+            "failed_otherwise": overload["failed"] - overload["rejected"],
+            "requests_per_second": overload["request_throughput"], **latencies(overload),
+            "refusal_ms": overload["refusal_ms"],
+        },
+    }  # fmt: skip
+    report("serving", rounded(result), save=options.save)
+
+
+def note(*values: Any) -> None:
+    print(*values, file=sys.stderr, flush=True)
+
+
+def latencies(run: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: run[name]
+        for name in ("median_ttft_ms", "p99_ttft_ms", "median_tpot_ms", "p99_itl_ms", "median_e2el_ms", "p99_e2el_ms")
+    }
+
+
+def bench_offline(prompts: Path) -> dict[str, Any]:
+    """The engine alone."""
+    command = [*PRESIZE, "bench", "offline", str(prompts), "--max-tokens", str(MAX_TOKENS), *engine_flags()]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    (figures,) = json.loads(done.stdout.splitlines()[-1]).values()
+    return dict(figures)
+
+
+def engine_flags() -> list[str]:
+    return ["--kv-tokens", str(KV_TOKENS), "--max-num-seqs", str(CLIENTS)]
+
+
+class Server:
+    """`presize serve` with the default model."""
+
+    def __init__(self, *flags: str) -> None:
+        self._flags = flags
+
+    def __enter__(self) -> Server:
+        command = [*PRESIZE, "serve", "--port", "0", "--log-interval", "0", *engine_flags(), *self._flags]
+        self._process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            if match := re.search(r"listening url=(\S+)", line):
+                self._url = match.group(1)
+            if " ready " in line:
+                return self
+        raise SystemExit("the server did not start")
+
+    def __exit__(self, *exception: object) -> None:
+        self._process.send_signal(signal.SIGTERM)
+        self._process.wait(60)
+
+    def bench(self, prompts: Path, *flags: str, detailed: bool = False) -> dict[str, Any]:
+        """`presize bench serve` on rows; with ``detailed`` also the milliseconds after which a refusal came."""
+        with tempfile.TemporaryDirectory() as folder:
+            saved = Path(folder) / "result.json"
+            command = [
+                *PRESIZE, "bench", "serve", "--base-url", self._url, "--dataset-path", str(prompts),
+                "--num-prompts", "1000000", "--no-shuffle", "--output-len", str(MAX_TOKENS), "--temperature", "0",
+                "--save-result", str(saved), *(["--save-detailed"] if detailed else []), *flags,
+            ]  # fmt: skip
+            subprocess.run(command, capture_output=True, text=True, check=True)
+            result: dict[str, Any] = json.loads(saved.read_text())
+        if detailed:
+            refused = [s for s, error in zip(result["latencies"], result["errors"], strict=True) if "429" in error]
+            refused.sort()
+            places = {"median": 0.5, "p99": 0.99}
+            result["refusal_ms"] = {
+                name: 1000 * refused[int(share * (len(refused) - 1))] for name, share in places.items() if refused
+            }
+        return result
+
+
+if __name__ == "__main__":
+    main()
