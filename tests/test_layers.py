@@ -23,7 +23,7 @@ HEIGHTS = [
     {"core"},
     {"predict"},
     {"engine", "simulate"},
-    {"server", "integrations"},
+    {"server", "load", "integrations"},
     {"cli"},
 ]
 HEIGHT_OF = {name: height for height, names in enumerate(HEIGHTS) for name in names}

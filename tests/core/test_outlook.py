@@ -59,7 +59,7 @@ def test_an_idle_device_starts_at_once() -> None:
     server = scheduler()
     outlook = server.outlook(request(0, 50, 100))
     assert outlook.queue_s == 0.0
-    assert 0 < outlook.ttft_s
+    assert outlook.ttft_s > 0
 
 
 def test_only_those_that_go_before_count() -> None:

@@ -1,22 +1,23 @@
-"""`presize bench offline`: the same rows under several admission policies, in one engine."""
+"""`presize bench` and its kind `offline`: the same rows under several admission policies, in one engine."""
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from presize.cli import bench_serve
 from presize.cli.flags import add_flags, build, gather
 from presize.cli.generate_options import GenerateOptions
+from presize.cli.result_file import check_writable, save
 from presize.cli.rows import Row, RowError, read_rows
 from presize.cli.specs import registry_names
 from presize.cli.text import did_you_mean, paragraphs, shown
 from presize.cli.work import Counts, Serving, at_least_one, engine_options, load_engine, open_input, run_rows
 from presize.config import EngineOptions
-from presize.errors import ConfigError, PresizeError
+from presize.errors import ConfigError
 
 if TYPE_CHECKING:
     from presize.cli.progress import Progress
@@ -44,7 +45,7 @@ class Plan:
 
 def add_parser(subparsers: Any) -> None:
     """Add the verb to the parser of `presize`."""
-    bench = subparsers.add_parser("bench", description="Measure.", usage="presize bench offline PROMPTS.jsonl [flags]")
+    bench = subparsers.add_parser("bench", description="Measure.", usage="presize bench {offline,serve} [flags]")
     kinds = bench.add_subparsers(dest="kind", metavar="KIND", required=True, title="kinds", prog="presize bench")
     parser = kinds.add_parser(
         "offline",
@@ -71,10 +72,13 @@ def add_parser(subparsers: Any) -> None:
     )
     group.add_argument("--save-result", metavar="FILE", help="write all runs, hardware, versions and date as JSON")
     add_flags(parser, OPTIONS)
+    bench_serve.add_kind(kinds)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the verb; the exit status is 1 if a row failed."""
+    if args.kind == "serve":
+        return bench_serve.run(args)
     values = gather(args, OPTIONS)
     engine, options = engine_options(values), build(GenerateOptions, values)
     if args.repeats < 1 or args.warmup < 0:
@@ -85,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
         rows = read_rows(stream, options.sampling(), model=engine.model, chat=options.chat)
         work = list(at_least_one(rows, args.input))
     if args.save_result:
-        _check_writable(args.save_result)
+        check_writable(args.save_result)
     return _compare(args, engine, plans, work)
 
 
@@ -139,7 +143,7 @@ def _compare(args: argparse.Namespace, options: EngineOptions, plans: list[Plan]
         from presize.cli.environment import describe
 
         record = {**describe(), "input": args.input, "options": asdict(options), "results": results, "runs": runs}
-        _save(args.save_result, json_line(record))
+        save(args.save_result, json_line(record))
     sys.stdout.write(json_line(results))
     return 1 if any(figures["failed"] for figures in results.values()) else 0
 
@@ -167,17 +171,3 @@ def median_run(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The run with the median tokens/s (the lower one of two): a run that took place, not a mix of several."""
     ordered = sorted(runs, key=lambda figures: float(figures["tokens_per_second"]))
     return dict(ordered[(len(ordered) - 1) // 2])
-
-
-def _check_writable(path: str) -> None:
-    directory = os.path.dirname(os.path.abspath(path))
-    if os.path.isdir(path) or not os.access(path if os.path.exists(path) else directory, os.W_OK):
-        raise ConfigError(f"--save-result {path} can not be written")
-
-
-def _save(path: str, text: str) -> None:
-    try:
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        raise PresizeError(f"--save-result {path} can not be written: {error.strerror or error}") from error

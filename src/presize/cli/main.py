@@ -40,13 +40,15 @@ VERBS = (
     Verb("learn", "Forecast lengths", "learn to forecast lengths from such a log", "presize.cli.learn"),
     Verb("evaluate", "Forecast lengths", "how good a learned predictor's forecasts are", "presize.cli.evaluate"),
     Verb("explain", "Forecast lengths", "which words of a prompt make the answer long or short", "presize.cli.explain"),
-    Verb("bench", "Measure", "`bench offline`: compare admission policies on your own prompts", "presize.cli.bench"),
+    Verb("bench", "Measure", "`offline` compares admission policies, `serve` loads a server", "presize.cli.bench"),
 )
+_SERVER_PACKAGES = ("fastapi", "uvicorn", "starlette", "pydantic", "prometheus_client", "aiohttp")
 _EXAMPLES = """\
 Examples:
   presize pull
   presize generate prompts.jsonl --output answers.jsonl --max-tokens 256
   presize generate prompts.jsonl --output answers.jsonl --resume
+  presize serve --port 8000
   presize bench offline prompts.jsonl --policies payback,watermark,worst-case --kv-tokens 8192
 
 A line of prompts.jsonl: {"messages": [{"role": "user", "content": "Why is the sky blue?"}]}
@@ -124,7 +126,8 @@ def explain(error: Exception) -> str | None:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return "out of memory; lower --kv-tokens, --max-num-seqs or --max-num-batched-tokens"
     if isinstance(error, ModuleNotFoundError) and not (error.name or "presize").startswith("presize"):
-        return f"this needs the package {error.name!r}; install it with: pip install 'presize[engine]'"
+        extra = "server" if error.name in _SERVER_PACKAGES else "engine"
+        return f"this needs the package {error.name!r}; install it with: pip install 'presize[{extra}]'"
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return where + " ".join(str(error.strerror or error).split())

@@ -84,18 +84,14 @@ class TextStream:
 
         self._backend = backend
         self._decoder = DecodeStream(skip_special_tokens=True)
-        self._stops = stops
+        self._stops = [_Stop(stop) for stop in stops]
         self.text = ""
         self.matched: str | None = None
 
     @property
     def settled(self) -> int:
         """Characters of ``text`` that no stop string can take back any more."""
-        longest = max((len(stop) for stop in self._stops), default=1)
-        for at in range(max(len(self.text) - longest + 1, 0), len(self.text)):
-            if any(stop.startswith(self.text[at:]) for stop in self._stops):
-                return at
-        return len(self.text)
+        return len(self.text) - max((stop.begun for stop in self._stops), default=0)
 
     def push(self, token_id: int, may_stop: bool) -> bool:
         """Add a token; True if a stop string is complete now: ``text`` then ends before the earliest of them."""
@@ -104,11 +100,36 @@ class TextStream:
             return False
         known = len(self.text)
         self.text += piece
+        for stop in self._stops:
+            stop.feed(piece)
         # only what this piece completes: a string heard before min_tokens does not cut the answer later
-        places = [(self.text.find(stop, max(known - len(stop) + 1, 0)), stop) for stop in self._stops]
+        places = [(self.text.find(s.text, max(known - len(s.text) + 1, 0)), s.text) for s in self._stops]
         found = [place for place in places if place[0] >= 0]
         if not found or not may_stop:
             return False
         at, self.matched = min(found)
         self.text = self.text[:at]
         return True
+
+
+class _Stop:
+    """A stop string, and how much of its beginning the text so far ends with (Knuth, Morris and Pratt 1977)."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.begun = 0
+        self._shorter = [0]  # of each beginning: the longest shorter one that it ends with
+        for place in range(1, len(text)):
+            self._shorter.append(self._after(self._shorter[-1], text[place]))
+
+    def feed(self, piece: str) -> None:
+        """The text goes on."""
+        for character in piece:
+            if self.begun == len(self.text):
+                self.begun = self._shorter[-1]
+            self.begun = self._after(self.begun, character)
+
+    def _after(self, begun: int, character: str) -> int:
+        while begun and self.text[begun] != character:
+            begun = self._shorter[begun - 1]
+        return begun + (self.text[begun] == character)

@@ -15,7 +15,7 @@ from starlette.responses import FileResponse, Response
 from presize.errors import PresizeError
 from presize.server.errors import ApiError
 from presize.server.generation import chat, completion
-from presize.server.guards import TENANT, Keys, Limits, RequestIds
+from presize.server.guards import Keys, Limits, RequestIds
 from presize.server.live import live
 from presize.server.protocol import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from presize.server.service import Service
@@ -41,6 +41,7 @@ def make_app(service: Service, keys: list[str]) -> Any:
     _add_seeing(app, service)
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(PresizeError, _presize_error)
+    app.add_exception_handler(Exception, _bug)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http_error)
     app.openapi = _described(app)  # type: ignore[method-assign]
@@ -59,12 +60,12 @@ def _add_generation(app: FastAPI, service: Service) -> None:
     @app.post("/v1/chat/completions", tags=["generate"])
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
         """An answer to a conversation."""
-        return chat(service, body, request.scope.get(TENANT, ""))
+        return chat(service, body, request.scope)
 
     @app.post("/v1/completions", tags=["generate"])
     async def completions(body: CompletionRequest, request: Request) -> Response:
         """Texts that go on from prompts."""
-        return completion(service, body, request.scope.get(TENANT, ""))
+        return completion(service, body, request.scope)
 
     @app.post("/tokenize", tags=["tokens"])
     async def tokenize(body: TokenizeRequest) -> Response:
@@ -161,6 +162,11 @@ async def _api_error(request: Request, error: Exception) -> Response:
 async def _presize_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, PresizeError)
     return refusal(ApiError.of(error))
+
+
+async def _bug(request: Request, error: Exception) -> Response:
+    """Ours, not the client's; the traceback goes to the log."""
+    return refusal(ApiError(500, "an error inside the server; see its log", code="internal_error"))
 
 
 async def _invalid(request: Request, error: Exception) -> Response:

@@ -11,7 +11,7 @@ _CHARACTERS_PER_TOKEN = 4  # a guess until the prompt is tokenized
 
 
 class Place:
-    """Held from the acceptance of a request until the engine has it in its own queue."""
+    """Held from the acceptance of a request until the engine has all of it in its own queue."""
 
     def __init__(self, requests: int, tokens: int) -> None:
         self.requests, self.tokens = requests, tokens
@@ -56,6 +56,11 @@ class Gate:
         place.tokens = tokens
         self._check(place)
         self._coming.add(place)
+
+    def entered(self, place: Place, requests: int, tokens: int) -> None:
+        """The engine counts this part of it from now on."""
+        place.requests -= requests
+        place.tokens -= tokens
 
     def _check(self, place: Place) -> None:
         waiting = self.requests

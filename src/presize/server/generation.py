@@ -6,30 +6,35 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from starlette.responses import Response
+from starlette.types import Scope
 
 from presize.engine.outputs import RequestMetrics, RequestOutput
 from presize.server.answers import Answer, ChatAnswer, TextAnswer, usage
+from presize.server.guards import REQUEST_ID, TENANT
 from presize.server.protocol import ChatRequest, CompletionRequest, Generation
 from presize.server.service import Job, Prompt, Service, new_id
 from presize.server.stream import EventStream, Whole, event
 
 
-def chat(service: Service, body: ChatRequest, tenant: str) -> Response:
+def chat(service: Service, body: ChatRequest, scope: Scope) -> Response:
     """/v1/chat/completions."""
-    return _respond(service, body, [[m.plain() for m in body.messages]], "chatcmpl", ChatAnswer, tenant)
+    return _respond(service, body, [[m.plain() for m in body.messages]], "chatcmpl", ChatAnswer, scope)
 
 
-def completion(service: Service, body: CompletionRequest, tenant: str) -> Response:
+def completion(service: Service, body: CompletionRequest, scope: Scope) -> Response:
     """/v1/completions."""
-    return _respond(service, body, body.prompts(), "cmpl", TextAnswer, tenant)
+    return _respond(service, body, body.prompts(), "cmpl", TextAnswer, scope)
 
 
 def _respond(
-    service: Service, body: Any, prompts: Sequence[Prompt], prefix: str, kind: type[Answer], tenant: str
+    service: Service, body: Any, prompts: Sequence[Prompt], prefix: str, kind: type[Answer], scope: Scope
 ) -> Response:
     service.check_model(body.model)
     params = body.params()
-    job = Job(new_id(prefix), prompts, params, body.priority or 0, bool(body.stream), tenant)
+    job = Job(
+        new_id(prefix), prompts, params, body.priority or 0, streams=bool(body.stream),
+        tenant=scope.get(TENANT, ""), trace=scope[REQUEST_ID],
+    )  # fmt: skip
     answer = kind(
         job.request_id, service.model_name, service.engine.tokenizer,
         n=params.n, logprobs=params.logprobs, forecast=bool(body.return_forecast),

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -47,10 +47,10 @@ class Metrics:
     """Counts what ends; gauges come from the `view` that was taken last."""
 
     def __init__(self, model: str, options: EngineOptions, *, compat: bool = False) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a series beside every counter that nobody reads
         self.registry = CollectorRegistry()
         self.view: EngineView | None = None
         self.recent: deque[Ended] = deque(maxlen=RECENT)
-        self.queue_refusals = 0
         self._model = model
         self._slo_ttft_s = None if options.slo_ttft_ms is None else options.slo_ttft_ms / 1000
         asked = options.slo_ttft_ms is not None or options.slo_tpot_ms is not None

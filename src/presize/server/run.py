@@ -118,6 +118,9 @@ class _Process:
             for task in background:
                 task.cancel()
             await service.close()
+        if not service.worker.loaded.is_set() and service.worker.error is None:
+            note("stopped while loading")
+            os._exit(0)  # the thread that loads can not be told to end
         if service.worker.error is not None:
             raise service.worker.error
         note("stopped")

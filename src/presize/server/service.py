@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 from presize.config import EngineOptions, ServeOptions
 from presize.engine.engine import Engine
@@ -18,18 +19,18 @@ from presize.engine.sampling_params import SamplingParams
 from presize.errors import PresizeError
 from presize.server.errors import ApiError
 from presize.server.gate import Gate
+from presize.server.logs import note
 from presize.server.metrics import Metrics
 from presize.server.view import EngineView
 from presize.server.worker import EngineFailed, Mailbox, Status, Worker
 
 Prompt = str | list[int] | list[dict[str, str]]  # text, token ids, or a conversation
 _PATIENCE_S = 2.0  # that a look at the engine waits for a step to end
-_LOG = logging.getLogger("presize.server")
 
 
 @dataclass(slots=True)
 class Job:
-    """One HTTP request for answers. Times on the monotonic clock."""
+    """One HTTP request for answers. Times on the monotonic clock. trace: its X-Request-Id; ended: by prompt."""
 
     request_id: str
     prompts: Sequence[Prompt]
@@ -37,7 +38,9 @@ class Job:
     priority: int
     streams: bool
     tenant: str = ""
+    trace: str = ""
     arrived: float = field(default_factory=time.monotonic)
+    ended: list[RequestOutput] = field(default_factory=list)
 
     @property
     def characters(self) -> int:
@@ -157,6 +160,7 @@ class Service:
             for request_id in ids:
                 self.worker.abort(request_id)
             self.metrics.outcome(outcome)
+            _log(job, outcome)
             self.active -= 1
             if self.active == 0:
                 self.idle.set()
@@ -174,10 +178,11 @@ class Service:
             tokens = [await self.tokenize(prompt) for prompt in job.prompts]
             self.gate.settle(place, job.params.n * sum(len(t) for t in tokens))
             mailbox = Mailbox(len(ids))
-            forecasts = [
-                await self.worker.submit(request_id, mailbox, _adding(request_id, each, prompt, job))
-                for request_id, each, prompt in zip(ids, tokens, job.prompts, strict=True)
-            ]
+            forecasts = []
+            for request_id, each, prompt in zip(ids, tokens, job.prompts, strict=True):
+                entered = partial(self.gate.entered, place, job.params.n, job.params.n * len(each))
+                add = _adding(request_id, each, prompt, job)
+                forecasts.append(await self.worker.submit(request_id, mailbox, add, entered))
         places = {request_id: place for place, request_id in enumerate(ids)}
         self.metrics.started(sum(len(t) for t in tokens))
         return Started(forecasts, sum(len(t) for t in tokens), places, mailbox)
@@ -194,6 +199,7 @@ class Service:
 
     def finished(self, job: Job, output: RequestOutput) -> None:
         """A request of the job has its whole answer."""
+        job.ended.append(output)
         self.metrics.finished(output, job.params)
 
     def give_up(self) -> None:
@@ -201,9 +207,10 @@ class Service:
         self.worker.fail_all(EngineFailed("the server is stopping"))
 
     async def close(self) -> None:
-        """End the engine's thread."""
+        """End the engine's thread; one that still loads ends with the process."""
         self.worker.stop()
-        await self.worker.ended.wait()
+        if self.worker.loaded.is_set():
+            await self.worker.ended.wait()
         self._tokenizing.shutdown(wait=False)
 
 
@@ -214,6 +221,21 @@ def _adding(request_id: str, ids: list[int], prompt: Prompt, job: Job) -> Callab
         request_id, ids, job.params, text=text, system=system, tenant=job.tenant, priority=job.priority,
         streams=job.streams,
     )  # fmt: skip
+
+
+def _log(job: Job, outcome: str) -> None:
+    """One line: what was asked, forecast and given."""
+    metrics = [output.metrics for output in job.ended]
+    facts: dict[str, Any] = {"id": job.request_id, "trace": job.trace, "outcome": outcome}
+    if metrics:
+        facts |= {
+            "prompt_tokens": sum(len(output.prompt_token_ids) for output in job.ended),
+            "output_tokens": sum(tokens for m in metrics for tokens, _ in m.answers),
+            "predicted_tokens": sum(m.predicted_tokens * len(m.answers) for m in metrics),
+            "queue_s": max(m.queue_s for m in metrics),
+            "ttft_s": max(m.ttft_s for m in metrics),
+        }
+    note("request", **facts, seconds=time.monotonic() - job.arrived)
 
 
 def new_id(prefix: str) -> str:

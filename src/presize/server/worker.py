@@ -107,8 +107,11 @@ class Worker:
         began = self._step_began
         return 0.0 if began is None else time.monotonic() - began
 
-    async def call(self, function: Callable[[Engine], T]) -> T:
-        """What ``function`` returns or raises; it runs between two steps. EngineFailed if the engine has ended."""
+    async def call(self, function: Callable[[Engine], T], done: Callable[[], None] | None = None) -> T:
+        """What ``function`` returns or raises; it runs between two steps. EngineFailed if the engine has ended.
+
+        done: called once it has run without an error, before the status in which that shows.
+        """
         if self.ended.is_set():
             raise EngineFailed(self._why())
         future: asyncio.Future[T] = self._loop.create_future()
@@ -120,7 +123,9 @@ class Worker:
             except Exception as reason:  # a bad request fails alone
                 error = reason
             status = self._status(engine)
-            self._loop.call_soon_threadsafe(self._answer, future, result, error, status)
+            self._loop.call_soon_threadsafe(
+                self._answer, future, result, error, done if error is None else None, status
+            )
 
         self._commands.put(command)
         waiter = asyncio.ensure_future(self.ended.wait())
@@ -132,11 +137,13 @@ class Worker:
             raise EngineFailed(self._why())
         return future.result()
 
-    async def submit(self, request_id: str, mailbox: Mailbox, add: Callable[[Engine], T]) -> T:
-        """What ``add`` returns; what the engine gives for the request that it adds goes to the mailbox."""
+    async def submit(
+        self, request_id: str, mailbox: Mailbox, add: Callable[[Engine], T], done: Callable[[], None]
+    ) -> T:
+        """What ``add`` returns; what the engine gives for the request that it adds goes to the mailbox. See `call`."""
         self._mailboxes[request_id] = mailbox
         try:
-            return await self.call(add)
+            return await self.call(add, done)
         except BaseException:
             self.abort(request_id)
             raise
@@ -152,7 +159,16 @@ class Worker:
             mailbox.fail(error)
             self.abort(request_id)
 
-    def _answer(self, future: asyncio.Future[Any], result: Any, error: Exception | None, status: Status) -> None:
+    def _answer(
+        self,
+        future: asyncio.Future[Any],
+        result: Any,
+        error: Exception | None,
+        done: Callable[[], None] | None,
+        status: Status,
+    ) -> None:
+        if done is not None:
+            done()
         self._on_status(status)
         if future.done():  # given up
             return
