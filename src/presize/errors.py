@@ -5,6 +5,7 @@ PresizeError
 ├── InvalidRequestError(ValueError)  one request: a field, its value, the allowed range
 │   └── CapacityError                a request that can never fit, with the numbers
 ├── OverloadedError                  more is waiting than a limit or an objective allows: try again later
+├── EngineFailed                     the engine has ended, or is about to
 └── ModelError                       a model or predictor that is missing, damaged or not supported
 
 Everything a user can cause is one of these, and its text is one sentence that says what to do; the command line
@@ -36,6 +37,10 @@ class OverloadedError(PresizeError):
     def __init__(self, message: str, retry_after_s: float) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class EngineFailed(PresizeError):
+    """The engine has ended, or is about to: no request can be served any more."""
 
 
 class ModelError(PresizeError):

@@ -15,7 +15,7 @@ from starlette.responses import FileResponse, Response
 from presize.errors import PresizeError
 from presize.server.errors import ApiError
 from presize.server.generation import chat, completion
-from presize.server.guards import Keys, Limits, RequestIds
+from presize.server.guards import PAGE_PATHS, Keys, Limits, RequestIds
 from presize.server.live import live
 from presize.server.protocol import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from presize.server.service import Service
@@ -128,8 +128,8 @@ def _add_seeing(app: FastAPI, service: Service) -> None:
         """What the page at / draws."""
         return reply(await live(service))
 
-    for name in ("", "style.css", "page.js", "draw.js", "chat.js"):
-        app.get(f"/{name}", include_in_schema=False)(_file(name or "index.html"))
+    for path in PAGE_PATHS:
+        app.get(path, include_in_schema=False)(_file(path.removeprefix("/") or "index.html"))
 
 
 def _file(name: str) -> Callable[[], Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from presize.errors import CapacityError, OverloadedError, PresizeError
+from presize.errors import CapacityError, EngineFailed, OverloadedError, PresizeError
 
 _TYPES = {
     400: "invalid_request_error",
@@ -43,6 +43,8 @@ class ApiError(Exception):
         """The status that suits an error of the engine."""
         if isinstance(error, OverloadedError):
             return cls(429, str(error), code="overloaded", retry_after=error.retry_after_s)
+        if isinstance(error, EngineFailed):
+            return cls(503, str(error), code="engine_failed")
         code = "context_length_exceeded" if isinstance(error, CapacityError) else None
         return cls(400, str(error), code=code)
 

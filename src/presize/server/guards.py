@@ -19,7 +19,7 @@ from presize.server.stream import refusal
 OPEN_PATHS = frozenset({"/health"})  # without a key
 # without a key too: a browser can not send one when it opens a page. They are the same for everyone and hold no data;
 # the page asks for the key, and /live, which it draws, is closed. Unlike /health they count as connections.
-PAGE_PATHS = frozenset({"/", "/style.css", "/page.js", "/draw.js", "/chat.js"})
+PAGE_PATHS = frozenset({"/", "/style.css", "/page.js", "/draw.js", "/chat.js", "/icon.svg"})
 TENANT = "presize.tenant"  # in the scope: which key a request came with
 REQUEST_ID = "presize.request_id"
 _BODY_SECONDS = 60  # between two parts of a body

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import numpy as np
@@ -14,10 +13,9 @@ from presize.server.view import picture
 async def live(service: Service) -> dict[str, Any]:
     """The engine's picture between two steps, and how well the forecasts of the last answers fit."""
     trouble = service.trouble()
-    body: dict[str, Any] = {"status": trouble or "ok", "model": service.model_name, "time": time.time()}
-    if trouble in ("loading", "dead"):
+    body: dict[str, Any] = {"status": trouble or "ok", "model": service.model_name}
+    if trouble in ("loading", "dead", "stuck"):  # there is no pause between two steps to look at
         return body
-    _ = service.engine
     return {**body, **await service.worker.call(picture), "calibration": calibration(service)}
 
 

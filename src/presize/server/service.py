@@ -16,13 +16,13 @@ from presize.config import EngineOptions, ServeOptions
 from presize.engine.engine import Engine
 from presize.engine.outputs import RequestMetrics, RequestOutput
 from presize.engine.sampling_params import SamplingParams
-from presize.errors import PresizeError
+from presize.errors import EngineFailed, PresizeError
 from presize.server.errors import ApiError
 from presize.server.gate import Gate
 from presize.server.logs import note
 from presize.server.metrics import Metrics
 from presize.server.view import EngineView
-from presize.server.worker import EngineFailed, Mailbox, Status, Worker
+from presize.server.worker import Mailbox, Status, Worker
 
 Prompt = str | list[int] | list[dict[str, str]]  # text, token ids, or a conversation
 _PATIENCE_S = 2.0  # that a look at the engine waits for a step to end

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -54,6 +55,7 @@ def picture(engine: Engine) -> dict[str, Any]:
     waiting = scheduler.waiting.first(MOST_REQUESTS)
     return {
         **asdict(view.snapshot),
+        "time": time.time(),
         "block_size": ledger.block_size,
         "blocks": _runs(owners),
         "band": _band(running, ledger.block_size, ledger.capacity_tokens),

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from presize.engine.engine import Engine
 from presize.engine.outputs import RequestOutput
-from presize.errors import PresizeError, first_line
+from presize.errors import EngineFailed, PresizeError, first_line
 
 T = TypeVar("T")
 Command = Callable[[Engine], None]
@@ -32,10 +32,6 @@ class Status:
     waiting: int = 0
     waiting_tokens: int = 0
     start_s: float = 1.0
-
-
-class EngineFailed(PresizeError):
-    """The engine has ended; no request can be served any more."""
 
 
 class Mailbox:
