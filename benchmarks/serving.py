@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
-import signal
 import subprocess
 import sys
 import tempfile
@@ -22,11 +20,11 @@ from statistics import median
 from typing import Any
 
 from filing import report, rounded
+from served import PRESIZE, Served
 from workload import alpaca_rows
 
 CLIENTS, MAX_TOKENS, KV_TOKENS = 64, 128, 32_768
 QUEUE = 16  # sequences that may wait in the overload
-PRESIZE = (sys.executable, "-m", "presize.cli.main")
 
 
 def main() -> None:
@@ -42,15 +40,15 @@ def main() -> None:
         offline, closed = [], []
         for number in range(options.rounds):
             offline.append(bench_offline(prompts))
-            with Server() as server:
-                closed.append(server.bench(prompts, "--max-concurrency", str(CLIENTS)))
+            with Served(*engine_flags()) as server:
+                closed.append(bench_serve(server, prompts, "--max-concurrency", str(CLIENTS)))
             note(number, offline[-1]["tokens_per_second"], closed[-1]["output_throughput"])
         capacity = median(run["request_throughput"] for run in closed)
         many = Path(folder) / "many.jsonl"
         count = min(int(2 * capacity * options.seconds), 9000)
         many.write_text("".join(json.dumps(row) + "\n" for row in alpaca_rows(count, seed=1)))
-        with Server("--max-queued-requests", str(QUEUE)) as server:
-            overload = server.bench(many, "--request-rate", str(2 * capacity), detailed=True)
+        with Served(*engine_flags(), "--max-queued-requests", str(QUEUE)) as server:
+            overload = bench_serve(server, many, "--request-rate", str(2 * capacity), detailed=True)
     bare, served = (median(values) for values in (
         [run["tokens_per_second"] for run in offline], [run["output_throughput"] for run in closed]
     ))  # fmt: skip
@@ -94,46 +92,25 @@ def engine_flags() -> list[str]:
     return ["--kv-tokens", str(KV_TOKENS), "--max-num-seqs", str(CLIENTS)]
 
 
-class Server:
-    """`presize serve` with the default model."""
-
-    def __init__(self, *flags: str) -> None:
-        self._flags = flags
-
-    def __enter__(self) -> Server:
-        command = [*PRESIZE, "serve", "--port", "0", "--log-interval", "0", *engine_flags(), *self._flags]
-        self._process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        assert self._process.stderr is not None
-        for line in self._process.stderr:
-            if match := re.search(r"listening url=(\S+)", line):
-                self._url = match.group(1)
-            if " ready " in line:
-                return self
-        raise SystemExit("the server did not start")
-
-    def __exit__(self, *exception: object) -> None:
-        self._process.send_signal(signal.SIGTERM)
-        self._process.wait(60)
-
-    def bench(self, prompts: Path, *flags: str, detailed: bool = False) -> dict[str, Any]:
-        """`presize bench serve` on rows; with ``detailed`` also the milliseconds after which a refusal came."""
-        with tempfile.TemporaryDirectory() as folder:
-            saved = Path(folder) / "result.json"
-            command = [
-                *PRESIZE, "bench", "serve", "--base-url", self._url, "--dataset-path", str(prompts),
-                "--num-prompts", "1000000", "--no-shuffle", "--output-len", str(MAX_TOKENS), "--temperature", "0",
-                "--save-result", str(saved), *(["--save-detailed"] if detailed else []), *flags,
-            ]  # fmt: skip
-            subprocess.run(command, capture_output=True, text=True, check=True)
-            result: dict[str, Any] = json.loads(saved.read_text())
-        if detailed:
-            refused = [s for s, error in zip(result["latencies"], result["errors"], strict=True) if "429" in error]
-            refused.sort()
-            places = {"median": 0.5, "p99": 0.99}
-            result["refusal_ms"] = {
-                name: 1000 * refused[int(share * (len(refused) - 1))] for name, share in places.items() if refused
-            }
-        return result
+def bench_serve(server: Served, prompts: Path, *flags: str, detailed: bool = False) -> dict[str, Any]:
+    """`presize bench serve` on rows; with ``detailed`` also the milliseconds after which a refusal came."""
+    with tempfile.TemporaryDirectory() as folder:
+        saved = Path(folder) / "result.json"
+        command = [
+            *PRESIZE, "bench", "serve", "--base-url", server.url, "--dataset-path", str(prompts),
+            "--num-prompts", "1000000", "--no-shuffle", "--output-len", str(MAX_TOKENS), "--temperature", "0",
+            "--save-result", str(saved), *(["--save-detailed"] if detailed else []), *flags,
+        ]  # fmt: skip
+        subprocess.run(command, capture_output=True, text=True, check=True)
+        result: dict[str, Any] = json.loads(saved.read_text())
+    if detailed:
+        refused = [s for s, error in zip(result["latencies"], result["errors"], strict=True) if "429" in error]
+        refused.sort()
+        places = {"median": 0.5, "p99": 0.99}
+        result["refusal_ms"] = {
+            name: 1000 * refused[int(share * (len(refused) - 1))] for name, share in places.items() if refused
+        }
+    return result
 
 
 if __name__ == "__main__":

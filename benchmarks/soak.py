@@ -26,11 +26,12 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import psutil
 from filing import report
+from served import Served
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests/engine"))
 
+FLAGS = "--kv-tokens 2048 --threads 1 --max-body-bytes 65536 --max-num-seqs 32"
 PROCESSES, CLIENTS = 8, 8
 KILL_EVERY_S = 6.0
 KINDS = (("answered", 0.8), ("disconnects", 0.1), ("malformed", 0.05), ("exceeds", 0.05))
@@ -55,49 +56,19 @@ def main() -> None:
         url, seed, first, count = options.worker
         asyncio.run(work(url, int(seed), int(first), int(count)))
         return
+    import tiny
+
     with tempfile.TemporaryDirectory() as folder:
-        server = Server(Path(folder))
-        try:
+        model = tiny.save(tiny.make_model("llama"), Path(folder))
+        with Served(str(model), *FLAGS.split()) as server:
             result = soak(server, options.requests, options.seed)
-        finally:
-            status = server.stop()
-    result["exit_status"] = status
+    result["exit_status"] = server.status
     report("soak", result, save=options.save)
-    wrong = result["wrong_outcomes"] or result["left_in_work"] or result["left_held"] or status
+    wrong = result["wrong_outcomes"] or result["left_in_work"] or result["left_held"] or server.status
     sys.exit(1 if wrong or result["memory_growth"] > 0.1 else 0)
 
 
-class Server:
-    """`presize serve` with a tiny model and tight limits."""
-
-    def __init__(self, folder: Path) -> None:
-        import tiny
-
-        model = tiny.save(tiny.make_model("llama"), folder)
-        flags = "--port 0 --kv-tokens 2048 --threads 1 --max-body-bytes 65536 --max-num-seqs 32 --log-interval 0"
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "presize.cli.main", "serve", str(model), *flags.split()],
-            stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        assert self.process.stderr is not None
-        self.url = ""
-        for line in self.process.stderr:
-            if match := re.search(r"listening url=(\S+)", line):
-                self.url = match.group(1)
-            if " ready " in line:
-                break
-
-    def memory(self) -> int:
-        """Resident bytes."""
-        return int(psutil.Process(self.process.pid).memory_info().rss)
-
-    def stop(self) -> int:
-        """Its exit status after SIGTERM."""
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(60)
-
-
-def soak(server: Server, requests: int, seed: int) -> dict[str, Any]:
+def soak(server: Served, requests: int, seed: int) -> dict[str, Any]:
     """Send everything; what came of it."""
     rng, started = random.Random(seed), time.monotonic()
     share = requests // PROCESSES

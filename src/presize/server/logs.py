@@ -5,11 +5,16 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from logging.handlers import QueueHandler, QueueListener
+from queue import Full, Queue
 from typing import Any
 
 import orjson
 
 LOG = logging.getLogger("presize.server")
+_MOST_LINES = 10_000  # that wait to be written
 
 
 class TextFormatter(logging.Formatter):
@@ -36,13 +41,32 @@ class JsonFormatter(logging.Formatter):
         return orjson.dumps(content, default=str).decode()
 
 
-def set_up(style: str) -> None:
-    """All of the process' log goes to standard error in this style."""
+class _Dropping(QueueHandler):
+    """Lines that nobody takes are lost, rather than that a stuck reader of the log holds up the server."""
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        with suppress(Full):
+            self.queue.put_nowait(record)
+
+    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
+        return record  # formatted by the thread that writes
+
+
+@contextmanager
+def logging_to_stderr(style: str) -> Iterator[None]:
+    """All of the process' log goes to standard error in this style, written by a thread of its own."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if style == "json" else TextFormatter())
-    logging.root.handlers = [handler]
+    lines: Queue[logging.LogRecord] = Queue(_MOST_LINES)
+    listener = QueueListener(lines, handler)
+    logging.root.handlers = [_Dropping(lines)]
     logging.root.setLevel(logging.WARNING)
     LOG.setLevel(logging.INFO)
+    listener.start()
+    try:
+        yield
+    finally:
+        listener.stop()
 
 
 def note(message: str, level: int = logging.INFO, **facts: Any) -> None:

@@ -19,7 +19,7 @@ from presize.config import EngineOptions, ServeOptions
 from presize.engine.engine import Engine
 from presize.errors import ConfigError
 from presize.server.app import make_app
-from presize.server.logs import note, set_up
+from presize.server.logs import logging_to_stderr, note
 from presize.server.service import Service
 from presize.server.view import EngineView
 
@@ -31,9 +31,11 @@ def serve(options: ServeOptions, engine_options: EngineOptions) -> int:
     """Serve until a signal or the engine's end; the exit status. ConfigError for what can be known wrong before."""
     keys = read_keys(options)
     _check_tls(options)
-    set_up(options.log_format)
-    with _socket(options) as listener:
-        return asyncio.run(_Process(options, engine_options, keys, listener).run())
+    with _socket(options) as listener, logging_to_stderr(options.log_format):
+        status = asyncio.run(_Process(options, engine_options, keys, listener).run())
+    if status is None:
+        os._exit(0)  # the thread that loads can not be told to end
+    return status
 
 
 def read_keys(options: ServeOptions) -> list[str]:
@@ -94,7 +96,8 @@ class _Process:
         self._stop = asyncio.Event()
         self._signals = 0
 
-    async def run(self) -> int:
+    async def run(self) -> int | None:
+        """The exit status; None if the model is still loading."""
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(signum, self._on_signal, signum)
@@ -120,7 +123,7 @@ class _Process:
             await service.close()
         if not service.worker.loaded.is_set() and service.worker.error is None:
             note("stopped while loading")
-            os._exit(0)  # the thread that loads can not be told to end
+            return None
         if service.worker.error is not None:
             raise service.worker.error
         note("stopped")
@@ -143,7 +146,6 @@ class _Process:
     def _on_signal(self, signum: int) -> None:
         self._signals += 1
         if self._signals > 1:
-            note("stopped at once", logging.WARNING)
             os._exit(128 + signum)
         self._stop.set()
 
