@@ -54,6 +54,7 @@ class Client:
                     await asyncio.sleep(wait_s)
         except BrokenAnswer as error:
             outcome.failure = error.failure
+            outcome.e2el_s = time.perf_counter() - sent_s
         except TimeoutError:
             outcome.failure = Failure("timeout", f"no whole answer within {self._options.timeout:g} s")
         except (aiohttp.ClientError, OSError) as error:
