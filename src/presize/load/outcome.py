@@ -26,8 +26,9 @@ class Outcome:
     """Times in seconds; those of the answer count from when the request was sent first.
 
     scheduled_s, started_s: since the run's start, as planned and as it was; ttft_s: to the first frame with text (or,
-    in an answer without any, to its end); e2el_s: to the last frame of the answer, or to its refusal; gaps_s: between its frames with
-    text; input_tokens, output_tokens: as the server counted them, if it did; retries: how often it was sent again.
+    in an answer without any, to its end); e2el_s: to the last frame of the answer, or to its refusal; gaps_s: between
+    its frames with text; input_tokens, output_tokens: as the server counted them, if it did; retries: how often it was
+    sent again.
     """
 
     scheduled_s: float = 0.0
