@@ -2,6 +2,8 @@
 
 overhead: 64 streaming clients, each with its next request as soon as the last is answered, against `presize bench
 offline` on the same rows with as many slots. Rounds alternate; the ratio is that of the medians.
+page: the same closed loop while /live is asked 20 times as often as the page asks it; a twentieth of what that costs is
+the page's share.
 overload: Poisson arrivals at twice the rate that the closed loop reached, for a minute, with a short queue: what the
 accepted requests' latency becomes, and how fast the others are refused.
 
@@ -15,16 +17,21 @@ import json
 import subprocess
 import sys
 import tempfile
+import threading
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from filing import report, rounded
-from served import PRESIZE, Served
+from served import PRESIZE, Served, presize
 from workload import alpaca_rows
 
 CLIENTS, MAX_TOKENS, KV_TOKENS = 64, 128, 32_768
 QUEUE = 16  # sequences that may wait in the overload
+LOOKS = 20  # a second; the page looks once
 
 
 def main() -> None:
@@ -37,26 +44,31 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         prompts = Path(folder) / "prompts.jsonl"
         prompts.write_text("".join(json.dumps(row) + "\n" for row in alpaca_rows(options.rows, seed=0)))
-        offline, closed = [], []
+        offline, closed, watched = [], [], []
         for number in range(options.rounds):
             offline.append(bench_offline(prompts))
-            with Served(*engine_flags()) as server:
+            with presize(*engine_flags()) as server:
                 closed.append(bench_serve(server, prompts, "--max-concurrency", str(CLIENTS)))
-            note(number, offline[-1]["tokens_per_second"], closed[-1]["output_throughput"])
+                with looking(server.url, times_a_second=LOOKS):
+                    watched.append(bench_serve(server, prompts, "--max-concurrency", str(CLIENTS)))
+            note(
+                number,
+                *(offline[-1]["tokens_per_second"], *(run[-1]["output_throughput"] for run in (closed, watched))),
+            )
         capacity = median(run["request_throughput"] for run in closed)
         many = Path(folder) / "many.jsonl"
         count = min(int(2 * capacity * options.seconds), 9000)
         many.write_text("".join(json.dumps(row) + "\n" for row in alpaca_rows(count, seed=1)))
-        with Served(*engine_flags(), "--max-queued-requests", str(QUEUE)) as server:
+        with presize(*engine_flags(), "--max-queued-requests", str(QUEUE)) as server:
             overload = bench_serve(server, many, "--request-rate", str(2 * capacity), detailed=True)
-    bare, served = (median(values) for values in (
-        [run["tokens_per_second"] for run in offline], [run["output_throughput"] for run in closed]
-    ))  # fmt: skip
+    bare = median(run["tokens_per_second"] for run in offline)
+    served, page = (median(run["output_throughput"] for run in runs) for runs in (closed, watched))
     result = {
         "rows": options.rows, "clients": CLIENTS, "max_tokens": MAX_TOKENS, "rounds": options.rounds,
         "offline_tokens_per_second": [run["tokens_per_second"] for run in offline],
         "served_tokens_per_second": [run["output_throughput"] for run in closed],
-        "ratio": served / bare,
+        "watched_tokens_per_second": [run["output_throughput"] for run in watched],
+        "ratio": served / bare, "page_share": (1 - page / served) / LOOKS,
         "closed_loop": latencies(closed[-1]),
         "overload": {
             "capacity_requests_per_second": capacity, "offered_requests_per_second": 2 * capacity,
@@ -67,6 +79,25 @@ def main() -> None:
         },
     }  # fmt: skip
     report("serving", rounded(result), save=options.save)
+
+
+@contextmanager
+def looking(url: str, times_a_second: int) -> Iterator[None]:
+    """Ask /live at that pace while the block runs."""
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.wait(1 / times_a_second):
+            with urllib.request.urlopen(f"{url}/live") as response:
+                response.read()
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def note(*values: Any) -> None:

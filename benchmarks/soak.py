@@ -27,7 +27,7 @@ from typing import Any
 
 import aiohttp
 from filing import report
-from served import Served
+from served import Served, presize
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests/engine"))
 
@@ -60,7 +60,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         model = tiny.save(tiny.make_model("llama"), Path(folder))
-        with Served(str(model), *FLAGS.split()) as server:
+        with presize(str(model), *FLAGS.split()) as server:
             result = soak(server, options.requests, options.seed)
     result["exit_status"] = server.status
     report("soak", result, save=options.save)

@@ -19,6 +19,7 @@ from presize.engine.engine import Snapshot
 from presize.engine.sampling_params import MAX_LOGPROBS, MAX_N, MAX_STOP_LENGTH, MAX_STOPS, MAX_TOKENS
 from presize.server import guards
 from presize.server.app import _ERRORS
+from presize.server.http import HEAD_SECONDS
 from presize.server.metrics import OUTCOMES, READING_SPEED_MS, Metrics
 from presize.server.protocol import (
     MAX_FIELDS,
@@ -77,6 +78,7 @@ def test_the_table_of_limits_has_the_codes_numbers() -> None:
         "seconds of a request": ("request_timeout", options.request_timeout),
     }
     others = {
+        "seconds until a head is complete": ("fixed", HEAD_SECONDS),
         "seconds between two parts of a body": ("fixed", guards._BODY_SECONDS),
         "seconds that an idle connection is kept after an answer": ("fixed", http.timeout_keep_alive),
         "prompts of a request": ("`prompt`", MAX_PROMPTS),

@@ -220,7 +220,7 @@ def test_a_head_without_an_end_is_cut_off(usual: Running) -> None:
         while sent < 64 * DEFAULTS.max_header_bytes:
             sent += connection.send(b"a" * 1024)
         answer = whole(connection)
-    assert sent < 64 * DEFAULTS.max_header_bytes or answer.startswith(b"HTTP/1.1 400 ")
+    assert sent < 64 * DEFAULTS.max_header_bytes or answer.startswith(b"HTTP/1.1 431 ")
 
 
 def test_a_body_that_stops_coming_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

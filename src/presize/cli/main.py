@@ -42,7 +42,9 @@ VERBS = (
     Verb("explain", "Forecast lengths", "which words of a prompt make the answer long or short", "presize.cli.explain"),
     Verb("bench", "Measure", "`offline` compares admission policies, `serve` loads a server", "presize.cli.bench"),
 )
-_SERVER_PACKAGES = ("fastapi", "uvicorn", "starlette", "pydantic", "prometheus_client", "aiohttp")
+_SERVER_PACKAGES = (
+    "fastapi", "uvicorn", "uvloop", "httptools", "starlette", "pydantic", "prometheus_client", "aiohttp",
+)  # fmt: skip
 _EXAMPLES = """\
 Examples:
   presize pull

@@ -25,7 +25,7 @@ class PagedAttention(Protocol):
         """Prepare what all layers of this step share."""
 
     def __call__(self, layer: int, qkv_NX: torch.Tensor) -> torch.Tensor:
-        """qkv (N, (H + 2J) D) -> (N, H D)."""
+        """qkv (N, (H + 2J) D) -> (N, H D). On the CPU there may be more rows than the plan has; theirs become zero."""
         ...
 
 
@@ -85,6 +85,7 @@ class CpuAttention:
             self._bounds, queries, cache, heads, kv_heads, self._split, size, plan.tables, plan.contexts,
             self._tile_rows, self._tile_counts, self._tile_tables, raw(output_NX.view(-1)),
         )  # fmt: skip
+        output_NX[len(plan.positions) :] = 0
         return output_NX
 
 

@@ -106,6 +106,7 @@ def _add_models(app: FastAPI, service: Service) -> None:
 
 
 def _add_seeing(app: FastAPI, service: Service) -> None:
+    @app.head("/health", include_in_schema=False)
     @app.get("/health", tags=["operate"])
     async def health() -> Response:
         """200 if requests are served, else 503 and why not."""

@@ -71,7 +71,7 @@ class Limits:
             self._count -= 1
 
     async def _limited(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # h11 limits what it has to keep until a head is complete; one that comes in a single piece gets here
+        # `HttpProtocol` cuts off a head that comes in pieces; one that comes in a single piece gets here
         if _head_bytes(scope) > self._max_head:
             await refusal(ApiError(431, f"the head is larger than {self._max_head} bytes"))(scope, receive, send)
             return

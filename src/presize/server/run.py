@@ -8,31 +8,37 @@ import os
 import signal
 import socket
 import ssl
+import sys
 import time
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import uvicorn
+import uvloop
 
 from presize.config import EngineOptions, ServeOptions
 from presize.engine.engine import Engine
 from presize.errors import ConfigError
 from presize.server.app import make_app
+from presize.server.http import HttpProtocol
 from presize.server.logs import logging_to_stderr, note
 from presize.server.service import Service
 from presize.server.view import EngineView
 
-_TICK_S = 0.25
 _LAST_WORDS_S = 2.0  # for errors to reach clients
+# for which one thread keeps the interpreter while another waits: of Python's own 5 ms the engine's step would lose some
+# whenever the event loop has frames to send (docs/log.md, 2026-11-24)
+_SWITCH_S = 2e-4
 
 
 def serve(options: ServeOptions, engine_options: EngineOptions) -> int:
     """Serve until a signal or the engine's end; the exit status. ConfigError for what can be known wrong before."""
     keys = read_keys(options)
     _check_tls(options)
+    sys.setswitchinterval(_SWITCH_S)
     with _socket(options) as listener, logging_to_stderr(options.log_format):
-        status = asyncio.run(_Process(options, engine_options, keys, listener).run())
+        status = uvloop.run(_Process(options, engine_options, keys, listener).run())
     if status is None:
         os._exit(0)  # the thread that loads can not be told to end
     return status
@@ -132,7 +138,7 @@ class _Process:
     def _http(self, app: Any) -> _Http:
         options = self._options
         config = uvicorn.Config(
-            app, http="h11", ws="none", lifespan="off", log_config=None, access_log=False, server_header=False,
+            app, http=HttpProtocol, ws="none", lifespan="off", log_config=None, access_log=False, server_header=False,
             h11_max_incomplete_event_size=options.max_header_bytes, timeout_keep_alive=30,
             ssl_certfile=options.ssl_certfile, ssl_keyfile=options.ssl_keyfile, backlog=1024,
         )  # fmt: skip
