@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 
@@ -24,6 +25,7 @@ class S3(AdmissionPolicy):
     """
 
     first_fit = True
+    binding = True
     _BUCKETS = 10
 
     def booking(self, request: Request) -> int:
@@ -40,9 +42,9 @@ class S3(AdmissionPolicy):
         self.ledger.reserve(request.request_id, tokens)
         return True
 
-    def ran_out(self, request: Request) -> bool:
+    def ceiling(self, request: Request) -> float:
         reserved = self.ledger.reserved_blocks(request.request_id)
-        return 0 < reserved < self.ledger.blocks_for(request.total_tokens)
+        return reserved * self.ledger.block_size if reserved else math.inf
 
     def preempted(self, request: Request, running: Sequence[Request]) -> None:
         request.reservations_doubled = min(request.reservations_doubled + 1, 4)  # 2**4 buckets are all ten

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from presize.load.outcome import Failure, Outcome
-from presize.load.rows import shown
+from presize.traces.rows import shown
 from presize.load.sse import EventParser
 
 _DONE = b"[DONE]"
