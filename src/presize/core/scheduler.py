@@ -251,15 +251,12 @@ class Scheduler:
 
     def _continue_running(self, decision: Decision) -> None:
         """Decodes first, then what is left of started prefills, within the token budget."""
-        prefilling = []
-        for request in self.running:
-            if request.prompt_tokens + request.output_tokens - request.computed_tokens == 1:
-                decision.work.append(self._decode[request])
-            else:
-                prefilling.append(request)
+        decode = self._decode
+        decision.work = [decode[r] for r in self.running if r.prompt_tokens + r.output_tokens - r.computed_tokens == 1]
         decision.num_decodes = len(decision.work)
-        for request in prefilling:
-            self._prefill(request, decision)
+        if decision.num_decodes < len(self.running):
+            for request in [r for r in self.running if r.uncomputed_tokens != 1]:
+                self._prefill(request, decision)
 
     def _prefill(self, request: Request, decision: Decision) -> None:
         room = self._token_budget - decision.num_decodes - decision.prefill_tokens
