@@ -159,8 +159,13 @@ def _timed(trace: Trace, options: TraceOptions, *, timed: bool) -> Trace:
         return replace(trace, arrival_s=trace.arrival_s * options.time_scale)
     if options.time_scale != 1:
         raise ConfigError("give either --request-rate, which draws arrivals, or --time-scale, which scales the trace's")
+    return with_rate(trace, options, options.request_rate)
+
+
+def with_rate(trace: Trace, options: TraceOptions, rate: float) -> Trace:
+    """The same requests at other times, drawn at ``rate`` a second."""
     random = np.random.default_rng([options.seed, _ARRIVALS])
-    return replace(trace, arrival_s=arrivals(len(trace), options.request_rate, options.burstiness, random))
+    return replace(trace, arrival_s=arrivals(len(trace), rate, options.burstiness, random))
 
 
 def arrivals(count: int, rate: float, burstiness: float, random: np.random.Generator) -> FloatArray:
