@@ -51,7 +51,8 @@ def _draw_latency(panel: Any, found: Mapping[str, tuple[str, Result]]) -> None:
 
 
 def _draw_memory(panel: Any, found: Mapping[str, tuple[str, Result]], kv_tokens: int) -> None:
-    for name, (_, result) in list(found.items())[:_MOST_LINES]:
+    last = {plan: (name, result) for name, (plan, result) in found.items()}  # at the highest rate, if there are several
+    for name, result in list(last.values())[:_MOST_LINES]:
         points = result.series[0]
         thin = points[:: max(len(points) // 1000, 1)]
         panel.plot(thin[:, 0], 100 * thin[:, 1] / kv_tokens, linewidth=1.0, alpha=0.85, label=name)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 OPTIONS = (SimulateOptions, SchedulerOptions)
 SIMULATED_FIELDS: dict[str, tuple[str, str]] = {
     **FIELDS,
+    "failed": ("refused", ""),
     "ttft_p99_s": ("time to first token, p99", "s"),
     "tpot_mean_s": ("time per token after it, mean", "ms"),
     "tpot_p99_s": ("time per token after it, p99", "ms"),
