@@ -85,7 +85,9 @@ def plot(path: Path, rows: list[dict[str, Any]]) -> None:
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
     panel = figure.subplots()
     for policy in ("payback", "watermark"):
-        points = [(r["requests"], r["seconds"]) for r in rows if r["policy"] == policy and r["open"] and r["replicas"] == 1]
+        points = [
+            (r["requests"], r["seconds"]) for r in rows if r["policy"] == policy and r["open"] and r["replicas"] == 1
+        ]
         panel.plot(*zip(*points, strict=True), marker="o", label=policy)
     panel.axhline(60, color="#6b7280", linestyle="--", linewidth=1, label="a minute")
     panel.set(xscale="log", yscale="log", xlabel="requests", ylabel="seconds on one core")

@@ -1,4 +1,4 @@
-"""Figures of a run, of the real engine or a simulated one. Times are in seconds on the run's clock, memory in tokens."""
+"""Figures of a run, of the real engine or a simulated one. Times: seconds on the run's clock; memory: tokens."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Figures:
     def steps(
         self, kv_used: Sequence[int], seconds: Sequence[float], started: float, ended: float, batch: int, draws: int
     ) -> None:
-        """Steps in a row, with ``kv_used`` tokens' worth of blocks held in each: ``batch`` sequences, ``draws`` tokens."""
+        """Steps in a row of ``batch`` sequences, each with ``kv_used`` tokens of blocks held and ``draws`` tokens drawn."""
         self._first_s = started if self._first_s is None else self._first_s
         self._last_s = ended
         # one by one: a sum made in another order would differ in its last digits
@@ -135,7 +135,9 @@ class Sample:
         self._kept = array("d", ((pairs * heavy).sum(axis=1) / total).tolist())
         self._weights = array("q", total.tolist())
 
-    def _sorted(self) -> tuple[np.ndarray[tuple[int], np.dtype[np.float64]], np.ndarray[tuple[int], np.dtype[np.int64]]]:
+    def _sorted(
+        self,
+    ) -> tuple[np.ndarray[tuple[int], np.dtype[np.float64]], np.ndarray[tuple[int], np.dtype[np.int64]]]:
         values = np.array(self._kept, dtype=np.float64)
         weights = np.array(self._weights, dtype=np.int64)
         order = np.argsort(values, kind="stable")

@@ -61,7 +61,8 @@ def test_noise_is_drawn_from_the_seed(a: int, b: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "words"), [("attention", "learned read prompts"), ("hidden", "learned read prompts"), ("x", "the simulator")]
+    ("name", "words"),
+    [("attention", "learned read prompts"), ("hidden", "learned read prompts"), ("x", "the simulator")],
 )
 def test_a_predictor_that_reads_prompts_is_refused(name: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):

@@ -75,7 +75,9 @@ def test_the_same_seed_gives_the_same_digits_and_another_one_others() -> None:
     assert results[0] != results[2]
 
 
-def by_hand(trace: Trace, options: SimulateOptions, scheduler_options: SchedulerOptions) -> dict[int, tuple[float, ...]]:
+def by_hand(
+    trace: Trace, options: SimulateOptions, scheduler_options: SchedulerOptions
+) -> dict[int, tuple[float, ...]]:
     """Every request's time of first and last token, by a plain loop of single steps with no state beside core's."""
     costs, lengths = step_costs(options), lengths_of(trace)
     predictor = make_predictor(scheduler_options, lengths, options, options.seed)
@@ -186,9 +188,7 @@ def test_routers_that_look_beat_one_that_does_not() -> None:
     trace, options = make(600, 2, 60.0, replicas=4, output_len=80, length_distribution="zipf", length_spread=1.5)
     scheduler = SchedulerOptions(predictor="oracle", policy="watermark")
     p99 = {
-        name: np.percentile(
-            [o.ttft_s for o in simulate(trace, replace(options, router=name), scheduler).outcomes], 99
-        )
+        name: np.percentile([o.ttft_s for o in simulate(trace, replace(options, router=name), scheduler).outcomes], 99)
         for name in ROUTERS
     }
     assert p99["least-requests"] < p99["round-robin"]

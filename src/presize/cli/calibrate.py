@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 
 _EPILOG = paragraphs(
     "Loads the model as `presize serve` would, times its steps at batches from 1 to what fits, with short and long "
-    "prompts, and fits what the device model leaves free: how much of the bandwidth and of the operations a step gets, and "
-    "what it costs besides. Use the file with: presize simulate TRACE --device FILE.json --model NAME. Run it on a quiet "
-    "machine, with the flags that the server will have; it takes a minute or two.",
-    "The last line on standard output is a JSON object: the fitted device and how far modelled steps are from real ones.",
+    "prompts, and fits what the device model leaves free: how much of the bandwidth and of the operations a step "
+    "gets, and what it costs besides. Use the file with: presize simulate TRACE --device FILE.json --model NAME. Run "
+    "it on a quiet machine, with the flags that the server will have; it takes a minute or two.",
+    "The last line on standard output is a JSON object: the fitted device, and how far modelled steps are from real "
+    "ones.",
 )
 
 

@@ -23,9 +23,9 @@ _EPILOG = paragraphs(
     "An objective is --slo-ttft-ms, --slo-tpot-ms, or both; a size holds if so many of the requests keep it. Sizes are "
     "tried by doubling and then by halving the interval, as if more devices never made things worse. A size whose "
     "memory is too small for the model, or for a request, does not hold.",
-    "The table goes to standard error; the last line on standard output is a JSON object with one object for each "
-    "policy: the size, the devices, their number relative to the first policy's (cost_ratio), and the share of requests "
-    "within the objective; nulls where not even --most is enough.",
+    "The table goes to standard error; the last line on standard output is a JSON object with an object for each "
+    "policy: the size, the devices, their number relative to the first policy's (cost_ratio), and the share of "
+    "requests within the objective; nulls where not even --most is enough.",
 )
 
 
@@ -40,7 +40,11 @@ def add_parser(subparsers: Any) -> None:
     )
     group = parser.add_argument_group("Search")
     group.add_argument(
-        "--attainment", metavar="X", type=float, default=0.99, help="share of requests that must keep it (default: 0.99)"
+        "--attainment",
+        metavar="X",
+        type=float,
+        default=0.99,
+        help="share of requests that must keep it (default: 0.99)",
     )
     group.add_argument(
         "--vary", choices=VARIED, default="replicas", help="what is tried, in numbers from 1 (default: replicas)"
@@ -71,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
             def holds(size: int, plan: Any = plan, attained: dict[int, float] = attained) -> bool:
                 progress.start(f"{plan.name}, {args.vary} {size}")
                 attained[size] = _attainment(simulation, plan, progress.report, {varied: size})
-                return attained[size] >= args.attainment
+                return attained[size] >= float(args.attainment)
 
             size = fewest(holds, args.most)
             found[plan.name] = _row(simulation, varied, size, attained)
@@ -98,7 +102,7 @@ def fewest(holds: Callable[[int], bool], most: int) -> int | None:
 
 def _attainment(simulation: Simulation, plan: Any, report: Any, changes: dict[str, int]) -> float:
     try:
-        return float(simulation.run(plan, report, **changes).figures["slo_attainment"])
+        return float(simulation.run(plan, report, changes=changes).figures["slo_attainment"])
     except ConfigError:  # the model does not fit these devices
         return 0.0
 

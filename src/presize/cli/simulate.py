@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,10 +27,10 @@ if TYPE_CHECKING:
 _EPILOG = paragraphs(
     TRACES,
     PREDICTORS,
-    "The scheduler, the policies and the predictors are those of `presize serve`; only the device is a formula. Without "
-    "a file of `presize calibrate` it has its maker's figures and assumed efficiencies: compare policies with it, and "
-    "calibrate before you trust a number of seconds. --slo-ttft-ms and --slo-tpot-ms do to the simulated engine what "
-    "they do to a real one, and the share of requests that kept them is reported.",
+    "The scheduler, the policies and the predictors are those of `presize serve`; only the device is a formula. "
+    "Without a file of `presize calibrate` it has its maker's figures and assumed efficiencies: compare policies with it, "
+    "and calibrate before you trust a number of seconds. --slo-ttft-ms and --slo-tpot-ms do to the simulated engine "
+    "what they do to a real one, and the share of requests that kept them is reported.",
     "The table goes to standard error; the last line on standard output is a JSON object with one object for each "
     "policy, for each policy/order where --orders is given, and for each of --rates.",
 )
@@ -71,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     _tell(simulation, console)
     found = {}
     with Progress(console) as progress:
-        for rate in rates or [None]:
+        for rate in rates:
             trace = simulation.trace if rate is None else with_rate(simulation.trace, simulation.options, rate)
             for plan in simulation.plans:
                 name = plan.name if rate is None else f"{plan.name} @ {rate:g}/s"
@@ -91,9 +92,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _rates(text: str | None) -> list[float]:
+def _rates(text: str | None) -> Sequence[float | None]:
     if text is None:
-        return []
+        return [None]  # as the trace has them
     try:
         rates = [float(part) for part in text.split(",")]
     except ValueError:

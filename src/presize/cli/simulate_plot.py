@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-
 from presize.cli.plots import write_figure
 
 if TYPE_CHECKING:

@@ -31,8 +31,8 @@ SIMULATED_FIELDS: dict[str, tuple[str, str]] = {
 }
 TRACES = (
     "TRACE: a CSV file with time, prompt and answer length (Azure's and BurstGPT's), JSON lines (Mooncake's, or what "
-    "`presize generate` and `collect` wrote), JSON (ShareGPT's, or a result of `presize bench serve --save-detailed`), any "
-    "of them compressed (.gz), or the word synthetic."
+    "`presize generate` and `collect` wrote), JSON (ShareGPT's, or a result of `presize bench serve --save-detailed`), "
+    "any of them compressed (.gz), or the word synthetic."
 )
 PREDICTORS = (
     "Predictors: kaplan-meier (which auto is here), ewma and max-tokens as in the engine; oracle is the truth of the "
@@ -70,11 +70,13 @@ class Simulation:
         self.costs: StepCosts = step_costs(self.options)
         self.trace: Trace = load_trace(args.trace, self.options, self.costs.model.max_positions)
 
-    def run(self, plan: Plan, report: Report, trace: Trace | None = None, **changes: Any) -> Result:
+    def run(
+        self, plan: Plan, report: Report, trace: Trace | None = None, changes: Mapping[str, Any] | None = None
+    ) -> Result:
         """One plan, with some of the simulation's options changed."""
         from presize.simulate.cluster import simulate, step_costs
 
-        options = replace(self.options, **changes)
+        options = replace(self.options, **(changes or {}))
         scheduler = replace(self.scheduler, policy=plan.policy, order=plan.order)
         costs = step_costs(options) if changes else self.costs
         return simulate(trace or self.trace, options, scheduler, costs=costs, report=report)

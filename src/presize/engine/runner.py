@@ -32,7 +32,12 @@ class Runner:
         self.dtype, self.compute_dtype = _types(options.dtype, self.device)
         self.config = read_config(directory)
         self.decoder = load_decoder(
-            directory, self.config, dtype=self.dtype, compute_dtype=self.compute_dtype, device=self.device, report=report
+            directory,
+            self.config,
+            dtype=self.dtype,
+            compute_dtype=self.compute_dtype,
+            device=self.device,
+            report=report,
         )
         if options.kv_tokens is None:
             free = free_memory(self.device)

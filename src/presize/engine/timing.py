@@ -59,7 +59,9 @@ def time_steps(engine: Engine, rounds: int, report: Progress | None = None) -> l
             for row in range(batch):
                 ids = random.integers(0, engine.runner.config.vocab_size, prompt).tolist()
                 engine.add_tokens(
-                    str(row), ids, SamplingParams(temperature=0, max_tokens=_ANSWER, min_tokens=_ANSWER, ignore_eos=True)
+                    str(row),
+                    ids,
+                    SamplingParams(temperature=0, max_tokens=_ANSWER, min_tokens=_ANSWER, ignore_eos=True),
                 )
             steps += _run(engine)
             if report is not None:
@@ -90,9 +92,8 @@ def _run(engine: Engine) -> Iterator[TimedStep]:
 def peaks(engine: Engine, rounds: int = 5) -> Peaks:
     """Medians: reading 256 MB, and a product of two matrices of 2,048 rows and columns."""
     runner = engine.runner
-    where = {"device": runner.device, "dtype": runner.compute_dtype}
     read = torch.ones(2**26, device=runner.device, dtype=torch.float32)
-    matrix = torch.ones(2048, 2048, **where)
+    matrix = torch.ones(2048, 2048, device=runner.device, dtype=runner.compute_dtype)
     bandwidth = 4 * 2**26 / _median_s(read.sum, runner.device, rounds)
     flops = 2 * 2048**3 / _median_s(lambda: matrix @ matrix, runner.device, rounds)
     if runner.device.type == "cuda":

@@ -106,7 +106,7 @@ class StepCosts:
 
     def decode(self, sequences: int, context: int, steps: int) -> FloatArray:
         """(steps,) seconds of steps in a row that decode; ``context``: tokens of all sequences in the first one."""
-        contexts = context + sequences * np.arange(steps)
+        contexts: FloatArray = context + sequences * np.arange(steps, dtype=np.float64)
         return self._base_s(sequences, sequences, sequences) + self._share(sequences) * self._context_s * contexts
 
     def mixed(self, sequences: int, context: int, chunks: Sequence[Chunk]) -> float:

@@ -38,9 +38,10 @@ _BOUNDS: dict[str, tuple[float, float]] = {
 class Device:
     """Bytes, bytes/s, operations/s, seconds; ``flops`` is the dense peak of the type of the values.
 
-    Free factors, which `presize calibrate` fits: weight_efficiency and kv_efficiency, of the bandwidth; compute_efficiency
-    and prefill_attention_efficiency, of the operations; step_s and sequence_s, what a step and each sequence in it take
-    besides (launching kernels, sampling, the scheduler). hop_s: latency of one exchange between devices.
+    Free factors, which `presize calibrate` fits: weight_efficiency and kv_efficiency, of the bandwidth;
+    compute_efficiency and prefill_attention_efficiency, of the operations; step_s and sequence_s, what a step and each
+    sequence in it take besides (launching kernels, sampling, the scheduler). hop_s: latency of one exchange between
+    devices.
     """
 
     name: str
@@ -51,7 +52,7 @@ class Device:
     link_bandwidth: float  # to another device of the group, one direction
     host_bandwidth: float  # to the host's memory, one direction
     bytes_per_value: float = 2.0
-    # Assumed where nothing was measured. A GPU reads weights at about 0.8 of its bandwidth and scattered keys and values
+    # Assumed where nothing was measured. A GPU reads weights at about 0.8 of its bandwidth, scattered keys and values
     # at 0.6 (Nsight on an H100: 0.78 and 0.57, mikamirai.com/blog/gpu-memory-bandwidth); matrix products of a few
     # hundred rows and more get 0.6 of the peak, and attention over a prompt a third.
     weight_efficiency: float = 0.8
@@ -66,7 +67,9 @@ class Device:
         for name, (low, high) in _BOUNDS.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-                raise ConfigError(f"device {self.name}: {name} is {value!r}; it must be a number in [{low:g}, {high:g}]")
+                raise ConfigError(
+                    f"device {self.name}: {name} is {value!r}; it must be a number in [{low:g}, {high:g}]"
+                )
 
 
 DEVICES: dict[str, Device] = {
@@ -109,7 +112,9 @@ def device_of(name: str) -> Device:
     path = Path(name)
     if not path.is_file():
         names = ", ".join(device.name for device in DEVICES.values())
-        raise ConfigError(f"device is {name!r}; it must be one of {names}, or a JSON file that `presize calibrate` wrote")
+        raise ConfigError(
+            f"device is {name!r}; it must be one of {names}, or a JSON file that `presize calibrate` wrote"
+        )
     try:
         values = orjson.loads(path.read_bytes())
     except (OSError, orjson.JSONDecodeError) as error:

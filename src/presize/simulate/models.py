@@ -134,9 +134,7 @@ def _from_config(config: Mapping[str, Any], path: Path) -> ModelShape:
     )
 
 
-def _size(
-    config: Mapping[str, Any], names: tuple[str, ...], most: int, path: Path, default: int | None = None
-) -> int:
+def _size(config: Mapping[str, Any], names: tuple[str, ...], most: int, path: Path, default: int | None = None) -> int:
     value = next((config[name] for name in names if config.get(name) is not None), default)
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
         raise ModelError(f"{path}: {names[0]} is {value!r}; it must be a whole number in [1, {most:,}]")

@@ -46,17 +46,17 @@ class TraceOptions(Options):
         1.0, "the trace's times are multiplied by this; 0.5 is twice as fast, 0 all at once", low=0, high=1e6
     )
     request_rate: float | None = option(
-        None, "requests per second, drawn, instead of the trace's times (default: the trace's; without any, all at once)",
+        None, "requests per second, drawn (default: the trace's times; without any, all at once)",
         low=1e-6, high=1e9,
     )  # fmt: skip
     burstiness: float = option(
         1.0, "with --request-rate: shape of the Gamma distribution of the gaps; 1 is Poisson, less comes in bursts",
         low=1e-3, high=1e6,
     )  # fmt: skip
-    max_tokens: int = option(
-        2048, "where an answer is cut off, for rows that do not say it", low=1, high=_MOST_TOKENS
+    max_tokens: int = option(2048, "where an answer is cut off, for rows that do not say it", low=1, high=_MOST_TOKENS)
+    truncate: bool = option(
+        False, "cut requests that are longer than the model's context, instead of refusing the trace"
     )
-    truncate: bool = option(False, "cut requests that are longer than the model's context, instead of refusing the trace")
     input_len: int = option(512, "synthetic: mean length of a prompt in tokens", low=1, high=_MOST_TOKENS)
     output_len: int = option(256, "synthetic: mean length of an answer in tokens", low=1, high=_MOST_TOKENS)
     length_distribution: str = option(

@@ -169,11 +169,12 @@ def with_rate(trace: Trace, options: TraceOptions, rate: float) -> Trace:
 
 
 def arrivals(count: int, rate: float, burstiness: float, random: np.random.Generator) -> FloatArray:
-    """``count`` arrivals, the first at 0, at ``rate`` a second: gaps of a Gamma distribution of shape ``burstiness``."""
+    """``count`` arrivals, the first at 0, at ``rate`` a second: gaps of a Gamma distribution, shape ``burstiness``."""
     gaps = random.gamma(burstiness, 1.0 / (rate * burstiness), max(count - 1, 0))
     return np.concatenate(([0.0], np.cumsum(gaps)))[:count]
 
 
 def lengths_of(trace: Trace) -> Sequence[int]:
     """Tokens that each answer gets to."""
-    return np.minimum(trace.output_tokens, trace.max_tokens).tolist()
+    lengths: list[int] = np.minimum(trace.output_tokens, trace.max_tokens).tolist()
+    return lengths

@@ -20,7 +20,7 @@ _COLUMNS = {
 
 
 def read_table(path: str, name: str = "dataset_path") -> Rows[Shape]:
-    """The requests in the order of the file; ConfigError, which calls it ``name``, if it is not text or lacks a column."""
+    """The requests in the order of the file; ConfigError, which calls it ``name``, if it is not one."""
     rows: Rows[Shape] = Rows(timed=True)
     with opened(path, name) as file:
         try:

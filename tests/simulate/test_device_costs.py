@@ -63,9 +63,7 @@ def test_a_batch_costs_less_than_its_sequences_one_by_one(device: str, model: st
 
 
 @given(devices, models, batches, chunks, st.integers(1, 512))
-def test_more_work_takes_longer(
-    device: str, model: str, batch: tuple[int, int], parts: list[Chunk], more: int
-) -> None:
+def test_more_work_takes_longer(device: str, model: str, batch: tuple[int, int], parts: list[Chunk], more: int) -> None:
     costs = StepCosts(DEVICES[device], MODELS[model])
     count, each = batch
     before = costs.mixed(count, count * each, parts)
