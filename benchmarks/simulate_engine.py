@@ -49,6 +49,7 @@ def main() -> None:
         engine.warm_up()
         prompts = [engine.tokenizer.encode_chat(row["messages"]) for row in alpaca_rows(options.count, seed=0)]
         cells = {}
+        settings = {k: v for k, v in vars(options).items() if k not in ("device", "save")}
         for policy in options.policies.split(","):
             scheduler = {"policy": policy, "predictor": "kaplan-meier"}
             engine.restart(**scheduler)
@@ -66,7 +67,7 @@ def main() -> None:
             ).figures  # fmt: skip
             cells[policy] = compare(real, simulated)
             print(policy, json.dumps(rounded(cells[policy])), file=sys.stderr, flush=True)
-    report("simulate_engine", rounded({"calibration": quality, "settings": vars(options), "cells": cells}),
+    report("simulate_engine", rounded({"calibration": quality, "settings": settings, "cells": cells}),
            save=options.save)  # fmt: skip
 
 

@@ -27,7 +27,7 @@ class Figures:
     def steps(
         self, kv_used: Sequence[int], seconds: Sequence[float], started: float, ended: float, batch: int, draws: int
     ) -> None:
-        """Steps in a row of ``batch`` sequences, each with ``kv_used`` tokens of blocks held and ``draws`` tokens drawn."""
+        """Steps in a row, alike: ``batch`` sequences, blocks for ``kv_used`` tokens held, ``draws`` tokens drawn."""
         self._first_s = started if self._first_s is None else self._first_s
         self._last_s = ended
         # one by one: a sum made in another order would differ in its last digits

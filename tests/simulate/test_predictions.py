@@ -13,7 +13,7 @@ from presize.errors import ConfigError
 from presize.predict import Query
 from presize.simulate.cluster import simulate
 from presize.simulate.options import ForecastOptions, SimulateOptions
-from presize.simulate.predictions import check_predictor, make_predictor
+from presize.simulate.predictions import check_options, make_predictor
 from presize.simulate.traces import SYNTHETIC, load_trace
 
 LENGTHS = np.random.default_rng(0).integers(20, 800, 1500).tolist()
@@ -66,7 +66,7 @@ def test_noise_is_drawn_from_the_seed(a: int, b: int) -> None:
 )
 def test_a_predictor_that_reads_prompts_is_refused(name: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        check_predictor(name)
+        check_options(SchedulerOptions(predictor=name))
 
 
 @pytest.mark.parametrize("option", [{"learn_online": "x"}, {"lengths": "x"}])

@@ -28,9 +28,9 @@ _EPILOG = paragraphs(
     TRACES,
     PREDICTORS,
     "The scheduler, the policies and the predictors are those of `presize serve`; only the device is a formula. "
-    "Without a file of `presize calibrate` it has its maker's figures and assumed efficiencies: compare policies with it, "
-    "and calibrate before you trust a number of seconds. --slo-ttft-ms and --slo-tpot-ms do to the simulated engine "
-    "what they do to a real one, and the share of requests that kept them is reported.",
+    "Without a file of `presize calibrate` it has its maker's figures and assumed efficiencies: compare policies with "
+    "it, and calibrate before you trust a number of seconds. --slo-ttft-ms and --slo-tpot-ms do to simulated engines "
+    "what they do to real ones, and the share of requests that kept them is reported.",
     "The table goes to standard error; the last line on standard output is a JSON object with one object for each "
     "policy, for each policy/order where --orders is given, and for each of --rates.",
 )

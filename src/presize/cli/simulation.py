@@ -60,12 +60,12 @@ class Simulation:
 
     def __init__(self, args: argparse.Namespace) -> None:
         from presize.simulate.cluster import step_costs
-        from presize.simulate.predictions import check_predictor
+        from presize.simulate.predictions import check_options
         from presize.simulate.traces import load_trace
 
         values = gather(args, OPTIONS)
         self.options, self.scheduler = build(SimulateOptions, values), build(SchedulerOptions, values)
-        check_predictor(self.scheduler.predictor)
+        check_options(self.scheduler)
         self.plans = plans_of(args.policies, args.orders, self.scheduler)
         self.costs: StepCosts = step_costs(self.options)
         self.trace: Trace = load_trace(args.trace, self.options, self.costs.model.max_positions)

@@ -11,7 +11,6 @@ import numpy as np
 
 from presize.config import BLOCK_SIZE, SchedulerOptions
 from presize.core.lengths import FloatArray
-from presize.errors import ConfigError
 from presize.figures import Figures
 from presize.simulate.costs import Group, StepCosts
 from presize.simulate.device import device_of
@@ -53,8 +52,6 @@ def simulate(
     """Serve the trace by ``replicas`` engines until all is done. ConfigError for options that do not go together."""
     costs = costs or step_costs(options)
     tokens = options.kv_tokens or costs.kv_tokens
-    if scheduler.learn_online is not None or scheduler.lengths is not None:
-        raise ConfigError("learn_online and lengths are not for the simulator: a trace has lengths, and no prompts")
     lengths = lengths_of(trace)
     engines = [
         Engine(

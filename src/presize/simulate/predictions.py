@@ -69,8 +69,11 @@ _WITHOUT_PROMPTS = ("kaplan-meier", "ewma", "max-tokens")
 KNOWN = (*_WITHOUT_PROMPTS, *_WITH_TRUTH)
 
 
-def check_predictor(name: str) -> None:
-    """ConfigError unless a trace of lengths is enough for the predictor."""
+def check_options(options: SchedulerOptions) -> None:
+    """ConfigError unless a trace of lengths is enough for the predictor, and all that is set has a meaning here."""
+    name = options.predictor
+    if options.learn_online is not None or options.lengths is not None:
+        raise ConfigError("learn_online and lengths are not for the simulator: a trace has lengths, and no prompts")
     if name not in ("auto", *KNOWN):
         reads = "; predictors that were learned read prompts, which a trace has not" if name not in PREDICTORS else ""
         raise ConfigError(f"predictor is {name!r}; the simulator knows {', '.join(KNOWN)}{reads}")
@@ -78,7 +81,7 @@ def check_predictor(name: str) -> None:
 
 def make_predictor(options: SchedulerOptions, lengths: Lengths, forecasts: ForecastOptions, seed: int) -> Predictor:
     """For a trace with these lengths; ``auto`` is kaplan-meier."""
-    check_predictor(options.predictor)
+    check_options(options)
     if options.predictor in _WITH_TRUTH:
         return _WITH_TRUTH[options.predictor](options, lengths, forecasts, seed)
     return PREDICTORS.get("kaplan-meier" if options.predictor == "auto" else options.predictor)(options)
