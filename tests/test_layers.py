@@ -18,7 +18,7 @@ MODULES = sorted(ROOT.rglob("*.py"))
 HEIGHTS = [
     {"version"},
     {"errors"},
-    {"registry", "config"},
+    {"registry", "config", "figures", "traces"},
     {"theory", "optim"},
     {"core"},
     {"predict"},

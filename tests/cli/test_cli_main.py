@@ -35,7 +35,20 @@ SERVER = """
     --request-timeout --shutdown-timeout --stuck-after --log-format --log-interval --metrics-compat
 """
 # A flag that goes or is renamed breaks somebody's script: change this list only on purpose, and tell of it.
+SIMULATION = """
+    --policies --orders --device --model --tensor-parallel --pipeline-parallel --weights-on-host --kv-tokens
+    --max-num-seqs --max-num-batched-tokens --num-requests --time-scale --request-rate --burstiness --max-tokens
+    --truncate --no-truncate --input-len --output-len --length-distribution --length-spread --seed --forecast-error
+    --forecast-bias --adversary-share --replicas --router --policy --order --predictor --lengths --learn-online --risk
+    --payback --watermark --reserve-tokens --slo-ttft-ms --slo-tpot-ms --aging --config
+"""
 SURFACE = {
+    "simulate": "--rates --save-plot --save-result" + SIMULATION,
+    "plan": "--attainment --vary --most" + SIMULATION,
+    "calibrate": """
+        --output --overwrite --rounds --model --dtype --device --threads --kv-tokens --max-model-len --max-num-seqs
+        --max-num-batched-tokens --config
+    """,
     "serve": SERVER + ENGINE,
     "generate": "--output --resume --overwrite" + COMMON,
     "collect": "--output --resume --overwrite --samples" + COMMON,
@@ -54,7 +67,9 @@ SURFACE = {
     """,
 }
 
-VERB_NAMES = ["pull", "serve", "generate", "collect", "learn", "evaluate", "explain", "bench"]
+VERB_NAMES = [
+    "pull", "serve", "generate", "collect", "learn", "evaluate", "explain", "simulate", "plan", "calibrate", "bench",
+]  # fmt: skip
 
 
 def python(code: str, *, stdout: Any = subprocess.PIPE) -> subprocess.CompletedProcess[str]:

@@ -16,7 +16,7 @@ from presize.cli.rows import Row, RowError, read_rows
 from presize.cli.specs import registry_names
 from presize.cli.text import did_you_mean, paragraphs, shown
 from presize.cli.work import Counts, Serving, at_least_one, engine_options, load_engine, open_input, run_rows
-from presize.config import EngineOptions
+from presize.config import EngineOptions, SchedulerOptions
 from presize.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
     return _compare(args, engine, plans, work)
 
 
-def plans_of(policies: str | None, orders: str | None, options: EngineOptions) -> list[Plan]:
+def plans_of(policies: str | None, orders: str | None, options: SchedulerOptions) -> list[Plan]:
     """Every policy with every order; ConfigError that lists the known names for an unknown one."""
     chosen = _names("policy", "--policies", policies) if policies is not None else [options.policy]
     if orders is None:

@@ -40,6 +40,9 @@ VERBS = (
     Verb("learn", "Forecast lengths", "learn to forecast lengths from such a log", "presize.cli.learn"),
     Verb("evaluate", "Forecast lengths", "how good a learned predictor's forecasts are", "presize.cli.evaluate"),
     Verb("explain", "Forecast lengths", "which words of a prompt make the answer long or short", "presize.cli.explain"),
+    Verb("simulate", "Plan", "replay a trace on modelled devices, under several policies", "presize.cli.simulate"),
+    Verb("plan", "Plan", "the fewest devices that hold an objective, by policy", "presize.cli.plan"),
+    Verb("calibrate", "Plan", "fit the device model to this machine, for `simulate`", "presize.cli.calibrate"),
     Verb("bench", "Measure", "`offline` compares admission policies, `serve` loads a server", "presize.cli.bench"),
 )
 _SERVER_PACKAGES = (

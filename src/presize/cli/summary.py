@@ -42,8 +42,8 @@ def json_line(value: Mapping[str, Any]) -> str:
     return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY).decode() + "\n"
 
 
-def table(summaries: Mapping[str, Mapping[str, Any]]) -> Table:
-    """A column for each summary, a line for each figure."""
+def table(summaries: Mapping[str, Mapping[str, Any]], fields: Mapping[str, tuple[str, str]] = FIELDS) -> Table:
+    """A column for each summary, a line for each of the fields, which are as `FIELDS`."""
     from rich import box
     from rich.table import Table
 
@@ -52,16 +52,18 @@ def table(summaries: Mapping[str, Mapping[str, Any]]) -> Table:
     for heading in summaries:
         result.add_column(heading, justify="right")
     result.add_column("")
-    for name, (label, unit) in FIELDS.items():
+    for name, (label, unit) in fields.items():
         result.add_row(label, *(cell(summary[name], unit) for summary in summaries.values()), unit)
     return result
 
 
-def print_table(console: Console, summaries: Mapping[str, Mapping[str, Any]]) -> None:
+def print_table(
+    console: Console, summaries: Mapping[str, Mapping[str, Any]], fields: Mapping[str, tuple[str, str]] = FIELDS
+) -> None:
     """Print the table; a file or a pipe is as wide as the table needs."""
     if not console.is_terminal:
         console.width = _WIDE
-    console.print(table(summaries))
+    console.print(table(summaries, fields))
 
 
 def cell(value: float | None, unit: str) -> str:

@@ -7,6 +7,7 @@ scheduler for all policies, and when nothing runs the head of the queue is alway
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ class AdmissionPolicy(ABC):
     """Base. ``first_fit``: a candidate that does not fit is passed over, not waited for."""
 
     first_fit = False
+    binding = False  # a booking may run out: `ceiling` says when
 
     def __init__(self, options: SchedulerOptions, ledger: Ledger) -> None:
         self.options = options
@@ -47,9 +49,16 @@ class AdmissionPolicy(ABC):
     def admits(self, request: Request) -> bool:
         """True, and the request is counted in, if it may start now."""
 
+    def repeated(self, steps: int) -> None:
+        """The last step was repeated so many times without `begin`, as nothing was to be decided."""
+
+    def ceiling(self, request: Request) -> float:
+        """Tokens up to which the request, which runs, may grow before a booking that binds it runs out."""
+        return math.inf
+
     def ran_out(self, request: Request) -> bool:
         """True if the request has used up a booking that binds it and must yield."""
-        return False
+        return request.total_tokens > self.ceiling(request)
 
     def preempted(self, request: Request, running: Sequence[Request]) -> None:
         """The request lost its blocks; ``running`` is what runs on."""
@@ -126,30 +135,46 @@ class Ratio(AdmissionPolicy):
 
     def __init__(self, options: SchedulerOptions, ledger: Ledger) -> None:
         super().__init__(options, ledger)
-        self._ratio = self._START
-        self._charge = 0.0
+        self._start = self._START
+        self._steps = 0  # since the ratio was at its start
+        self._charged: float | None = None  # of this step, once it is asked for
+
+    @property
+    def _ratio(self) -> float:
+        decay = (self._START - self._FLOOR) / self._DECAY_STEPS
+        return max(self._start - self._steps * decay, self._FLOOR)
 
     def begin(self, view: StepView) -> None:
         super().begin(view)
-        self._ratio = max(self._ratio - (self._START - self._FLOOR) / self._DECAY_STEPS, self._FLOOR)
-        self._charge = sum(
-            r.total_tokens + min(r.max_tokens - r.output_tokens, self._CLIP) * self._ratio for r in view.running
-        )
+        self._steps += 1
+        self._charged = None
+
+    def repeated(self, steps: int) -> None:
+        self._steps += steps
+
+    def _charge(self) -> float:
+        if self._charged is None:
+            ratio = self._ratio
+            self._charged = sum(
+                r.total_tokens + min(r.max_tokens - r.output_tokens, self._CLIP) * ratio for r in self.view.running
+            )
+        return self._charged
 
     def admits(self, request: Request) -> bool:
         charge = request.total_tokens + min(request.max_tokens - request.output_tokens, self._CLIP)
-        if self._charge + charge > self.ledger.capacity_tokens:
+        if self._charge() + charge > self.ledger.capacity_tokens:
             return False
-        self._charge += charge
+        self._charged = self._charge() + charge
         return True
 
     def preempted(self, request: Request, running: Sequence[Request]) -> None:
         decoded = sum(r.output_tokens for r in running)
         longest = sum(r.max_tokens for r in running)
-        self._ratio = min((decoded + self._LOOKAHEAD * len(running)) / (longest + 1), 1.0)
+        self._start = min((decoded + self._LOOKAHEAD * len(running)) / (longest + 1), 1.0)
+        self._steps = 0
 
     def booked_tokens(self) -> int:
-        return int(self._charge)
+        return int(self._charge())
 
 
 @POLICIES.register("payback")

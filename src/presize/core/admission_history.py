@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 
@@ -24,6 +25,7 @@ class S3(AdmissionPolicy):
     """
 
     first_fit = True
+    binding = True
     _BUCKETS = 10
 
     def booking(self, request: Request) -> int:
@@ -40,9 +42,9 @@ class S3(AdmissionPolicy):
         self.ledger.reserve(request.request_id, tokens)
         return True
 
-    def ran_out(self, request: Request) -> bool:
+    def ceiling(self, request: Request) -> float:
         reserved = self.ledger.reserved_blocks(request.request_id)
-        return 0 < reserved < self.ledger.blocks_for(request.total_tokens)
+        return reserved * self.ledger.block_size if reserved else math.inf
 
     def preempted(self, request: Request, running: Sequence[Request]) -> None:
         request.reservations_doubled = min(request.reservations_doubled + 1, 4)  # 2**4 buckets are all ten
@@ -105,12 +107,18 @@ class PastFuture(AdmissionPolicy):
         return max(peaks)
 
     def _sample_rest(self, requests: Sequence[Request], random: np.random.Generator) -> IntArray:
-        rest = np.empty(len(requests), dtype=np.int64)
+        """(R,): to each request's end, a linear quantile of the past lengths beyond what it has, then max_tokens."""
         missing = max(self._HISTORY // 2 - len(self._lengths), 0)
-        past = np.sort(np.array(self._lengths, dtype=np.float64))
-        for i, request in enumerate(requests):
-            longer = past[np.searchsorted(past, request.output_tokens, side="right") :]
-            support = np.concatenate((longer, np.full(missing + 1, float(request.max_tokens))))
-            drawn = np.quantile(support, random.random())
-            rest[i] = min(max(int(drawn), request.output_tokens + 1), request.max_tokens) - request.output_tokens
+        past = np.sort(np.array(self._lengths, dtype=np.int64))
+        given = np.array([r.output_tokens for r in requests])
+        limits = np.array([r.max_tokens for r in requests])
+        first = np.searchsorted(past, given, side="right")
+        place = random.random(len(requests)) * (len(past) - first + missing)
+        ends = np.append(past, 2**62)
+        low, high = (
+            np.minimum(ends[np.minimum(first + rank, len(past))], limits)
+            for rank in (np.floor(place).astype(np.int64), np.ceil(place).astype(np.int64))
+        )
+        drawn = (low + (place - np.floor(place)) * (high - low)).astype(np.int64)
+        rest: IntArray = np.minimum(np.maximum(drawn, given + 1), limits) - given
         return rest

@@ -1,6 +1,8 @@
 """What a step costs, learned from the steps themselves.
 
-seconds = fixed + per_sequence * decodes + prefill * prefill_tokens, a least-squares fit that forgets slowly.
+seconds = fixed + per_sequence * decodes + prefill * prefill_tokens, a least-squares fit that forgets slowly. It is made
+anew after each of the first steps, and then after every sixteenth: costs change slowly, and solving takes longer than
+all the rest of a decision. So it does not depend on who asks, or when.
 """
 
 from __future__ import annotations
@@ -36,13 +38,15 @@ class CostEstimator:
     _OUTLIER = 4.0  # a step counts as at most this many times longer or shorter than expected ...
     _WARM_UP = 20  # ... once this many are known
     _RIDGE = 0.05
+    _EVERY = 16  # steps
 
     def __init__(self) -> None:
         self._costs = StepCosts(2e-2, 5e-4, 1e-3)
         self._prior: FloatArray | None = None
         self._gram: FloatArray = np.zeros((3, 3))
         self._moment: FloatArray = np.zeros(3)
-        self._steps = 0
+        self._steps = 0  # in the fit
+        self._new: list[tuple[int, int, float]] = []  # and not yet
 
     @property
     def costs(self) -> StepCosts:
@@ -56,21 +60,30 @@ class CostEstimator:
         """
         if not 1e-9 <= seconds <= 1e6 or decodes + prefill_tokens == 0:
             return
-        x = np.array([1.0, decodes, prefill_tokens])
+        self._new.append((decodes, prefill_tokens, seconds))
+        if len(self._new) == self._EVERY or self._steps < self._WARM_UP:
+            self._costs = self._fit()
+            self._new.clear()
+
+    def _fit(self) -> StepCosts:
+        """With the n new steps."""
+        rows = np.array(self._new, dtype=np.float64)
+        seconds, x = rows[:, 2], np.column_stack((np.ones(len(rows)), rows[:, :2]))
         current = np.array([self._costs.fixed_s, self._costs.sequence_s, self._costs.prefill_s])
         if self._prior is None:  # the first step sets the scale of the guess
-            self._prior = current * (seconds / float(x @ current))
+            self._prior = current * (seconds[0] / float(x[0] @ current))
             current = self._prior
-        expected = float(x @ current)
+        expected = x @ current
         if self._steps >= self._WARM_UP:
-            seconds = min(max(seconds, expected / self._OUTLIER), expected * self._OUTLIER)
-        self._steps += 1
+            seconds = np.minimum(np.maximum(seconds, expected / self._OUTLIER), expected * self._OUTLIER)
+        self._steps += len(rows)
         # relative errors matter; weighted by what was expected, a step that was wrongly short has no more say
-        weight = 1.0 / max(seconds, expected) ** 2
+        weights = self._FORGET ** np.arange(len(rows))[::-1] / np.maximum(seconds, expected) ** 2
         z = x * self._prior  # in units of the guess, so that the three unknowns are of one size
-        self._gram = self._FORGET * self._gram + weight * np.outer(z, z)
-        self._moment = self._FORGET * self._moment + weight * seconds * z
-        self._costs = StepCosts(*(float(v) for v in self._solve() * self._prior))
+        kept = self._FORGET ** len(rows)
+        self._gram = kept * self._gram + (weights[:, None] * z).T @ z
+        self._moment = kept * self._moment + (weights * seconds) @ z
+        return StepCosts(*(float(v) for v in self._solve() * self._prior))
 
     def _solve(self) -> FloatArray:
         """Ridge towards the first guess, which weighs a twentieth of a step; then the best point >= 0."""

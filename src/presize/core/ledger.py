@@ -20,6 +20,7 @@ class Ledger:
         self._free = list(range(num_blocks - 1, -1, -1))  # popped from the end: low ids are reused first
         self._held: dict[str, list[int]] = {}
         self._reserved: dict[str, int] = {}
+        self._booked = 0  # sum over requests of max(held, reserved)
 
     @property
     def capacity_tokens(self) -> int:
@@ -39,9 +40,7 @@ class Ledger:
     @property
     def unbooked_blocks(self) -> int:
         """Blocks that are neither held nor reserved."""
-        booked = sum(max(len(held), self._reserved.get(key, 0)) for key, held in self._held.items())
-        booked += sum(blocks for key, blocks in self._reserved.items() if key not in self._held)
-        return self.num_blocks - booked
+        return self.num_blocks - self._booked
 
     def blocks_for(self, tokens: int) -> int:
         """Blocks that ``tokens`` tokens need."""
@@ -61,12 +60,15 @@ class Ledger:
         if count > len(self._free):
             return False
         table = self._held.setdefault(request_id, [])
+        before = self._booking(request_id)
         for _ in range(count):
             table.append(self._free.pop())
+        self._booked += self._booking(request_id) - before
         return True
 
     def release(self, request_id: str) -> int:
         """Give back all that the request holds and has reserved; the number of blocks freed."""
+        self._booked -= self._booking(request_id)
         self._reserved.pop(request_id, None)
         table = self._held.pop(request_id, [])
         self._free.extend(reversed(table))
@@ -74,7 +76,12 @@ class Ledger:
 
     def reserve(self, request_id: str, tokens: int) -> None:
         """Book ``tokens`` tokens for the request (replaces an earlier booking)."""
+        before = self._booking(request_id)
         self._reserved[request_id] = self.blocks_for(tokens)
+        self._booked += self._booking(request_id) - before
+
+    def _booking(self, request_id: str) -> int:
+        return max(len(self._held.get(request_id, ())), self._reserved.get(request_id, 0))
 
     def reserved_blocks(self, request_id: str) -> int:
         """The request's booking, in blocks; 0 if it has none."""

@@ -122,11 +122,18 @@ class LengthDistribution:
         """
         end = at_most if generated >= self.limit else min(self.limit, at_most)
         left = max(end - generated, 1)
-        steps = np.append(GRID[: np.searchsorted(GRID, left)], left)
+        points = int(np.searchsorted(GRID, left))
+        steps = np.append(GRID[:points], left)
         # not cut off at the end itself, where the height just before the cut is needed
-        beyond = np.array([MAX_LENGTH + left + 1])
-        forecast_end = np.array([self.limit]) if generated >= self.limit else beyond
-        s = conditional_survival(self.survival[None], forecast_end, beyond, np.array([generated]), steps)[0]
+        if generated == 0:  # nothing to condition on: the curve itself
+            last = min(points, GRID.size - 1)
+            share = min((left - GRID[last - 1]) * _INVERSE_WIDTH[last - 1], 1.0)
+            before, after = self.survival[last - 1 : last + 1]
+            s = np.append(self.survival[:points], before + (after - before) * share)
+        else:
+            beyond = np.array([MAX_LENGTH + left + 1])
+            forecast_end = np.array([self.limit]) if generated >= self.limit else beyond
+            s = conditional_survival(self.survival[None], forecast_end, beyond, np.array([generated]), steps)[0]
         cells = 0.5 * (np.diff(steps) * (s[:-1] + s[1:]) + (s[:-1] - s[1:]))
         done = 1.0 - s[1:]
         done[-1] = 1.0

@@ -108,7 +108,11 @@ class OccupancyForecast:
 
     def share(self, request: Request) -> Share:
         """What ``request``, which does not run yet, would add."""
-        survival = self._rows([request])[0]
+        if request.output_tokens:
+            survival = self._rows([request])[0]
+        else:  # nothing to condition on, and the steps are the grid: the curve itself
+            survival = request.forecast.survival[: self.steps.size].copy()
+            survival[self.steps >= min(request.forecast.limit, request.max_tokens)] = 0.0
         held = request.total_tokens + self._half_block + self.steps
         mean = held * survival
         return Share(mean, mean * (held - mean))

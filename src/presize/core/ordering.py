@@ -37,7 +37,7 @@ def longest_first(request: Request, options: SchedulerOptions) -> float:
 
 
 class WaitingQueue:
-    """Waiting requests, sorted by (priority, key, time of entry). Lower priority values go first, as in vLLM."""
+    """Waiting requests, sorted by (priority, key, order of first entry). Lower priority values go first, as in vLLM."""
 
     def __init__(self, options: SchedulerOptions) -> None:
         self._options = options
@@ -48,9 +48,12 @@ class WaitingQueue:
 
     def push(self, request: Request) -> None:
         """Put a new or a preempted request in its place."""
-        self._count += 1
-        # the third field is unique, so requests themselves are never compared
-        entry = (request.priority, self._key(request, self._options), self._count, request)
+        if request.entry is None:
+            self._count += 1
+            request.entry = self._count
+        # the third field is unique, so requests themselves are never compared; a preempted one keeps its place among
+        # those that came at the same time
+        entry = (request.priority, self._key(request, self._options), request.entry, request)
         self._place[request.request_id] = entry
         insort(self._entries, entry)
 

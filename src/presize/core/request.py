@@ -38,6 +38,7 @@ class Request:
     kv_capacity: int = 0  # tokens that its blocks can hold
     preemptions: int = 0
     recomputed_tokens: int = 0
+    entry: int | None = None  # rank among all that were ever queued; kept over preemptions
     admission: int | None = None  # rank among all first admissions; kept over preemptions
     expected_tokens: float = 1.0  # mean of the forecast when it was queued
     overrun_at: int = 0  # output tokens from which the request counts as under-predicted

@@ -11,12 +11,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
+
 from presize.config import SchedulerOptions
 from presize.core import admission_history  # noqa: F401  (registers its policies)
 from presize.core.admission import POLICIES, StepView
 from presize.core.costs import CostEstimator
 from presize.core.ledger import Ledger
-from presize.core.lengths import LengthDistribution
+from presize.core.lengths import FloatArray, IntArray, LengthDistribution
 from presize.core.ordering import WaitingQueue
 from presize.core.outlook import Load, Outlook, Room, outlook
 from presize.core.request import Request, RequestState
@@ -37,10 +39,14 @@ class ScheduledWork(NamedTuple):
 
 @dataclass(slots=True)
 class Decision:
-    """What one step does. ``work`` lists decodes first; ``admitted`` has the requests that start for the first time."""
+    """What one step does. ``work`` lists decodes first.
+
+    admitted: requests that start for the first time; resumed: those that start again after a preemption.
+    """
 
     work: list[ScheduledWork] = field(default_factory=list)
     admitted: list[Request] = field(default_factory=list)
+    resumed: list[Request] = field(default_factory=list)
     preempted: list[Request] = field(default_factory=list)
     num_decodes: int = 0
     prefill_tokens: int = 0
@@ -50,6 +56,8 @@ class Scheduler:
     """Decides for engine, simulator and vLLM alike. It knows tokens, blocks and forecasts, and no clock."""
 
     SCAN_LIMIT = 256  # candidates that a first-fit policy looks at in one step
+    REFUSAL_STEPS = 16  # that a refusal stands, if nothing happens that could change it
+    _REPEATS = 1024  # most steps of one decision
 
     def __init__(
         self, options: SchedulerOptions, ledger: Ledger, *, max_num_seqs: int, max_num_batched_tokens: int
@@ -67,6 +75,8 @@ class Scheduler:
         self._max_num_seqs = max_num_seqs
         self._token_budget = max_num_batched_tokens
         self._admissions = 0
+        self._decode: dict[Request, ScheduledWork] = {}  # of what runs: made once, used in every step
+        self._refused_for = 0  # more steps in which the waiting need not be asked about
         self.preemptions = {"booking": 0, "memory": 0}  # by cause: its booking ran out, the pool did
 
     def check_fits(self, request: Request) -> None:
@@ -83,6 +93,8 @@ class Scheduler:
         self.check_fits(request)
         request.expected_tokens = request.forecast.mean_remaining(0, request.max_tokens)
         self.waiting.push(request)
+        if self.policy.first_fit or self.waiting.first(1)[0] is request:
+            self._refused_for = 0
 
     def outlook(self, request: Request) -> Outlook:
         """When a request that is not queued yet would start, and how fast its tokens would come."""
@@ -118,16 +130,60 @@ class Scheduler:
         self._make_room(decision)
         self._continue_running(decision)
         self.policy.begin(StepView(tuple(self.running), self.costs.costs))
-        if self.waiting and not decision.preempted:
+        if self.waiting and not decision.preempted and not self._refused_for:
             self._admit(decision)
         return decision
 
-    def complete(self, decision: Decision, seconds: float) -> None:
-        """The step ran and took ``seconds``: count what was computed and drawn, and learn what steps cost."""
-        for work in decision.work:
-            work.request.computed_tokens += work.num_tokens
-            work.request.output_tokens += work.draws
-        self.costs.observe(decision.num_decodes, decision.prefill_tokens, seconds)
+    def repeats(self, decision: Decision, most: int) -> IntArray:
+        """Blocks held in the step of ``decision``, and in each one after it that would decide the same if no request
+        ended, came or left meanwhile; (steps,), 1 <= steps <= ``most``.
+
+        Only decodes can be repeated: as long as the pool has the blocks they grow into, no booking runs out, and the
+        waiting, if there are any, need not be asked about. Call it before `complete`, which takes all those steps.
+        """
+        steps = min(most, self._REPEATS)
+        if len(self.waiting):
+            steps = min(steps, self._refused_for)
+        if decision.prefill_tokens or decision.preempted or decision.num_decodes < len(self.running):
+            steps = 1
+        if steps > 1 and self.policy.binding:
+            steps = min(steps, 1 + int(min(self.policy.ceiling(r) - r.total_tokens for r in self.running)))
+        held = self.ledger.held_blocks
+        if steps <= 1:
+            return np.array([held], dtype=np.int64)
+        # a request whose blocks have room for n more tokens takes a block in the (n + 1)th step from here, and then
+        # every block_size steps
+        size = self.ledger.block_size
+        room = np.array([r.kv_capacity - r.prompt_tokens - r.output_tokens for r in self.running])
+        growth = np.resize(np.bincount(room, minlength=size), steps)
+        blocks: IntArray = held + np.concatenate(([0], np.cumsum(growth[:-1])))
+        return blocks[: int(np.searchsorted(blocks, self.ledger.num_blocks, side="right"))]
+
+    def complete(self, decision: Decision, seconds: float | FloatArray) -> None:
+        """The step ran and took ``seconds``: count what was computed and drawn, and learn what steps cost.
+
+        Several numbers: so many steps in a row did the same (see `repeats`), and took so long each.
+        """
+        each = [seconds] if isinstance(seconds, float | int) else seconds.tolist()
+        for request, tokens, draws in decision.work:
+            request.computed_tokens += tokens
+            request.output_tokens += draws
+        if len(each) > 1:
+            self._repeat(decision, len(each) - 1)
+        for step_s in each:
+            self.costs.observe(decision.num_decodes, decision.prefill_tokens, step_s)
+        self._refused_for = max(self._refused_for - len(each), 0)
+
+    def _repeat(self, decision: Decision, steps: int) -> None:
+        assert decision.num_decodes == len(decision.work), "only decodes are repeated"
+        for request, _, _ in decision.work:
+            request.computed_tokens += steps
+            request.output_tokens += steps
+            # the blocks of the last of the steps, whose own token needs none before the next one
+            if request.prompt_tokens + request.output_tokens - 1 > request.kv_capacity:
+                allocated = self._allocate(request, request.total_tokens - 1)
+                assert allocated, "more steps than `repeats` allows"
+        self.policy.repeated(steps)
 
     def revise(self, request: Request, forecast: LengthDistribution) -> None:
         """A better forecast of a request that runs: from the next step on all goes by it."""
@@ -135,13 +191,16 @@ class Scheduler:
         request.forecast = forecast
         request.overrun_at = forecast.quantile(OVERRUN_QUANTILE) + 1
         self.policy.revised(request)
+        self._refused_for = 0
 
     def finish(self, request: Request) -> None:
         """A request ended, or was aborted in any state; its memory is free at once."""
         if request.state is RequestState.RUNNING:
             self.running.remove(request)
+            del self._decode[request]
         elif request in self.waiting:
             self.waiting.remove(request)
+        self._refused_for = 0
         self.ledger.release(request.request_id)
         request.kv_capacity = 0
         request.state = RequestState.FINISHED
@@ -164,14 +223,14 @@ class Scheduler:
                 self._preempt(request, decision, "booking")
         for request in sorted(short, key=lambda r: r.admission or 0):
             while request.state is RequestState.RUNNING:
-                if self._allocate(request):
+                if self._allocate(request, request.total_tokens):
                     break
                 victim = choose_victim(self.running)
                 assert victim is not None, "one request alone fits, or it was refused"
                 self._preempt(victim, decision, "memory")
 
-    def _allocate(self, request: Request) -> bool:
-        if not self.ledger.allocate(request.request_id, request.total_tokens):
+    def _allocate(self, request: Request, tokens: int) -> bool:
+        if not self.ledger.allocate(request.request_id, tokens):
             return False
         request.kv_capacity = len(self.ledger.held(request.request_id)) * self.ledger.block_size
         return True
@@ -179,6 +238,8 @@ class Scheduler:
     def _preempt(self, victim: Request, decision: Decision, cause: str) -> None:
         self.preemptions[cause] += 1
         self.running.remove(victim)
+        del self._decode[victim]
+        self._refused_for = 0
         self.ledger.release(victim.request_id)
         victim.state = RequestState.PREEMPTED
         victim.preemptions += 1
@@ -190,15 +251,12 @@ class Scheduler:
 
     def _continue_running(self, decision: Decision) -> None:
         """Decodes first, then what is left of started prefills, within the token budget."""
-        prefilling = []
-        for request in self.running:
-            if request.prompt_tokens + request.output_tokens - request.computed_tokens == 1:
-                decision.work.append(ScheduledWork(request, 1, True))
-            else:
-                prefilling.append(request)
+        decode = self._decode
+        decision.work = [decode[r] for r in self.running if r.prompt_tokens + r.output_tokens - r.computed_tokens == 1]
         decision.num_decodes = len(decision.work)
-        for request in prefilling:
-            self._prefill(request, decision)
+        if decision.num_decodes < len(self.running):
+            for request in [r for r in self.running if r.uncomputed_tokens != 1]:
+                self._prefill(request, decision)
 
     def _prefill(self, request: Request, decision: Decision) -> None:
         room = self._token_budget - decision.num_decodes - decision.prefill_tokens
@@ -208,12 +266,18 @@ class Scheduler:
             decision.prefill_tokens += count
 
     def _admit(self, decision: Decision) -> None:
+        """Ask about the waiting until one is refused.
+
+        The refusal stands until a request ends, is preempted or has another forecast, a new head (for a first-fit
+        policy: any newcomer) is queued, or `REFUSAL_STEPS` have passed: until then nothing frees memory, and what a
+        forecast says changes only by time going on.
+        """
         policy = self.policy
         for request in self._candidates():
             if len(self.running) >= self._max_num_seqs or self._too_slow():
                 break
             if decision.num_decodes + decision.prefill_tokens >= self._token_budget:
-                break
+                return  # not refused: this step has no more time, the next one may
             if not self._fits_now(request):
                 continue
             if policy.admits(request):
@@ -221,6 +285,7 @@ class Scheduler:
             elif not self.running:  # something must run; the policy has not counted it in, so nobody else starts now
                 self._start(request, decision)
                 break
+        self._refused_for = self.REFUSAL_STEPS
 
     def _too_slow(self) -> bool:
         """True if one more decoding sequence would make a step longer than ``slo_tpot_ms``."""
@@ -245,13 +310,16 @@ class Scheduler:
 
     def _start(self, request: Request, decision: Decision) -> None:
         self.waiting.remove(request)
-        allocated = self._allocate(request)
+        allocated = self._allocate(request, request.total_tokens)
         assert allocated, "checked by _fits_now"
         if request.admission is None:
             request.admission = self._admissions
             request.overrun_at = request.forecast.quantile(OVERRUN_QUANTILE) + 1
             self._admissions += 1
             decision.admitted.append(request)
+        else:
+            decision.resumed.append(request)
+        self._decode[request] = ScheduledWork(request, 1, True)
         request.state = RequestState.RUNNING
         self.running.append(request)
         self._prefill(request, decision)

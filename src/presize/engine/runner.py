@@ -32,10 +32,15 @@ class Runner:
         self.device = _device(options.device)
         threads = options.threads or usable_cores()
         torch.set_num_threads(threads)
-        self.dtype, compute_dtype = _types(options.dtype, self.device)
+        self.dtype, self.compute_dtype = _types(options.dtype, self.device)
         self.config = read_config(directory)
         self.decoder = load_decoder(
-            directory, self.config, dtype=self.dtype, compute_dtype=compute_dtype, device=self.device, report=report
+            directory,
+            self.config,
+            dtype=self.dtype,
+            compute_dtype=self.compute_dtype,
+            device=self.device,
+            report=report,
         )
         if options.kv_tokens is None:
             free = free_memory(self.device)

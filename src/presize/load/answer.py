@@ -8,8 +8,8 @@ from typing import Any
 import orjson
 
 from presize.load.outcome import Failure, Outcome
-from presize.load.rows import shown
 from presize.load.sse import EventParser
+from presize.traces.rows import shown
 
 _DONE = b"[DONE]"
 

@@ -8,7 +8,8 @@ from typing import Any
 import orjson
 
 from presize.errors import ConfigError
-from presize.load.rows import BadRow, Rows, Sample, opened, shown
+from presize.load.rows import Sample
+from presize.traces.rows import BadRow, Rows, object_of, opened, shown
 
 _USERS = ("human", "user")
 _LENGTHS = ("max_tokens", "output_len")  # names of a row's own limit
@@ -44,7 +45,7 @@ def custom(path: str, endpoint: str, output_len: int, *, fixed: bool) -> Rows[Sa
             if not line.strip():
                 continue
             try:
-                row = _object(line.removeprefix(b"\xef\xbb\xbf"))
+                row = object_of(line, "`prompt` or `messages`")
                 own = _own_limit(row)
                 limit = output_len if fixed or own is None else own
                 rows.good.append(Sample(_content(row, endpoint), limit))
@@ -63,16 +64,6 @@ def _first_turn(entry: object) -> str:
     if turn.get("from") not in _USERS:
         raise BadRow(f"it begins with a turn from {shown(turn.get('from'))}, not from a human")
     return _text(turn.get("value"), "the value of its first turn")
-
-
-def _object(line: bytes) -> dict[str, Any]:
-    try:
-        row = orjson.loads(line)
-    except orjson.JSONDecodeError as error:
-        raise BadRow(f"it is not JSON: {error.msg} at column {error.colno}") from error
-    if not isinstance(row, dict):
-        raise BadRow(f"it is {shown(row)}, not an object with `prompt` or `messages`")
-    return row
 
 
 def _own_limit(row: Mapping[str, Any]) -> int | None:

@@ -13,9 +13,10 @@ from presize.errors import ConfigError
 from presize.load import arrivals
 from presize.load.conversations import custom, sharegpt
 from presize.load.options import LoadOptions
-from presize.load.rows import Rows, Sample, Shape
+from presize.load.rows import Sample
 from presize.load.synthetic import Ruler, made_up, random_shapes
 from presize.load.traces import trace
+from presize.traces.rows import Rows, Shape
 
 OUTPUT_LEN = 512  # tokens, as that of `presize generate`: most answers end by themselves before
 RANDOM_OUTPUT_LEN = 128

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from presize.load.rows import Sample, Shape
+from presize.load.rows import Sample
+from presize.traces.rows import Shape
 
 _COMMON = "time year people way day man thing woman life child world school state family student group"
 WORDS = tuple(_COMMON.split())

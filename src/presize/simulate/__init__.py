@@ -1,0 +1,1 @@
+"""The second executor: `core` and `predict` unchanged, on a virtual clock and a modelled device."""
