@@ -244,3 +244,27 @@ class ExplainOptions(Options):
     temperature: float | None = option(
         None, "randomness of the answer (default: as in the log learned from, mean)", low=0, high=100
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShapeOptions(Options):
+    """What network is looked for or judged, and where it would be served."""
+
+    params: float | None = option(
+        None, "parameters to spend, without embeddings: 12 x depth x width^2", low=1e5, high=1e14
+    )
+    model: str | None = option(None, "judge a network that is there: a directory with config.json, or that file")
+    device: str = option("A100-80G", "what it would be served by", registry="device")
+    context: int = option(2048, "tokens of a sequence, prompt and answer", low=1, high=2**24)
+    layer_us: float = option(
+        20.0, "microseconds that a layer takes in a decode step however little it computes: launches and waits",
+        low=0, high=1e5,
+    )  # fmt: skip
+    head_size: int | None = option(
+        None, "elements of a head (default: 64, and 128 from a width of 1,536 on)", low=1, high=1024
+    )
+    embedding_rank: int | None = option(
+        None, "rank of the input embedding, such as the vocabulary if that is small: more width is of no use "
+        "(default: no limit; with --model its vocabulary)", low=1, high=2**31,
+    )  # fmt: skip
+    save_plot: str | None = option(None, "write a picture: depth and width, the law's line, the candidates")

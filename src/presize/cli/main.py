@@ -41,6 +41,10 @@ VERBS = (
     Verb("evaluate", "Forecast lengths", "how good a learned predictor's forecasts are", "presize.cli.evaluate"),
     Verb("explain", "Forecast lengths", "which words of a prompt make the answer long or short", "presize.cli.explain"),
     Verb("bench", "Measure", "`offline` compares admission policies, `serve` loads a server", "presize.cli.bench"),
+    Verb(
+        "shape", "Understand attention", "depth and width for a size, and what they cost to serve", "presize.cli.shape"
+    ),
+    Verb("dynamics", "Understand attention", "what attention does while it is trained", "presize.cli.dynamics"),
 )
 _SERVER_PACKAGES = ("fastapi", "uvicorn", "starlette", "pydantic", "prometheus_client", "aiohttp")
 _EXAMPLES = """\
