@@ -24,9 +24,9 @@ _WIDE = 10_000  # columns where there is no terminal
 
 _EPILOG = paragraphs(
     "The law: at depth L a network narrower than exp(5.039 + 0.0555 L) is so deep that a shallower one of the same "
-    "size is as good or better, and a wider one would gain by depth (Levine and others, NeurIPS 2020). It was fitted to "
-    "decoders of 6 to 48 layers and 1e6 to 6e8 parameters; beyond that the table says so. Within a tenth of the law's "
-    "depth a shape counts as balanced.",
+    "size is as good or better, and a wider one would gain by depth (Levine and others, NeurIPS 2020). It was fitted "
+    "to decoders of 6 to 48 layers and 1e6 to 6e8 parameters; beyond that the table says so. Within a tenth of the "
+    "law's depth a shape counts as balanced.",
     "What it costs: KV bytes a token are in proportion to depth x width, so at one size to the square root of depth; "
     "and layers wait for one another. Figures of time are a roofline (bytes, operations, and --layer-us a layer), with "
     "as many sequences as fit, in bfloat16, every head with keys of its own; no measurement. A star marks the "
@@ -112,17 +112,17 @@ def _headline(best: Optimum) -> str:
 
 def _sentences(own: Shape, judgement: Judgement, price: Costs) -> list[str]:
     gated = ", gated" if own.gated else ""
-    lines = [
+    return [
         f"{own.depth} layers, {own.width:,} wide, {own.heads} heads of {own.head_size}, {own.kv_heads} with keys, "
         f"feed-forward {own.feed_forward:,}{gated}: {own.parameters:.3g} parameters, {own.law_parameters:.3g} as the "
         "law counts (12 x depth x width^2).",
         f"Verdict: {judgement.verdict}; at that size the law says {judgement.best.depth:.1f} +- "
         f"{judgement.best.depth_error:.1f} layers, {judgement.best.width:,.0f} wide.",
-        f"Against that shape: {own.depth / judgement.best.depth:.2f} times the layers that wait for one another, "
-        f"and {judgement.kv_ratio:.2f} times the KV memory if all heads had keys. As it is: {price.kv_bytes / 1024:,.1f} "
-        f"KiB a token, {price.sequences:,} sequences on {price.devices} of the device, {price.tokens_per_s:,.0f} tokens/s.",
+        f"Against that shape: {own.depth / judgement.best.depth:.2f} times the layers that wait for one another, and "
+        f"{judgement.kv_ratio:.2f} times the KV memory if all heads had keys.",
+        f"As it is: {price.kv_bytes / 1024:,.1f} KiB a token, {price.sequences:,} sequences on {price.devices} of the "
+        f"device, {price.tokens_per_s:,.0f} tokens/s.",
     ]
-    return lines
 
 
 def _table(found: list[Candidate], name: str, device: Device, context: int) -> Table:

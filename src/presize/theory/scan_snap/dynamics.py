@@ -1,8 +1,8 @@
 """The (Y, Z) form: decoder logits Y and attention logits Z, moved by Lemma 1's gradients.
 
 Y = U W_V^T U^T (M x M) and Z = U W_Q W_K^T U^T / sqrt(d) (M x M). Only rows of Y for context tokens and rows of Z for
-queries ever matter, so Y is kept as (C, J) and Z as (Q, C). The J columns of Y are the K next tokens and the others. From
-Y = 0 all others stay equal, and are one column that counts M - K times; so a simulation takes O(C K) memory, not M^2.
+queries ever matter, so Y is kept as (C, J) and Z as (Q, C). The J columns of Y are the K next tokens and the others.
+From Y = 0 all others stay equal, and are one column that counts M - K times: O(C K) memory, not O(M^2).
 Several runs that see the same data are stacked in front: (S, C, J) and (S, Q, C).
 """
 
@@ -69,8 +69,8 @@ def gradients(
     is the limit of long sequences.
 
     decoupled: Ydot = (F^+)^T (x_{T+1} - alpha)^T instead, with F^+ the pseudo-inverse of the B directions. Then
-    W = F^T Y moves as Theorem 1 has it, wdot_n = e_n - alpha_n for the class that came and nothing for the others. Plain
-    gradients do so only where classes do not overlap at all.
+    W = F^T Y moves as Theorem 1 has it, wdot_n = e_n - alpha_n for the class that came and nothing for the others.
+    Plain gradients do so only where classes do not overlap at all.
     """
     asked = classes.query[drawn]
     scores = state.scores[:, asked]  # (S, B, C)

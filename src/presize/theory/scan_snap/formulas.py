@@ -68,9 +68,9 @@ def competition(overlap: FloatArray) -> FloatArray:
 
 
 def pressure(classes: Classes, scores: FloatArray | None = None) -> FloatArray:
-    """(K,) xi_n / gamma = sum_{n' != n} beta_{nn'} f_n^T f_{n'}: how hard common tokens push attention to distinct ones.
+    """(K,) xi_n / gamma = sum_{n' != n} beta_{nn'} f_n^T f_{n'} (Lemma 4): what pushes attention to distinct tokens.
 
-    Lemma 4. Positive in the assumed regime.
+    Positive in the assumed regime.
     """
     overlap = classes.overlap(scores)
     return np.asarray((competition(overlap) * overlap).sum(axis=1))
@@ -92,8 +92,12 @@ def growth(
     The paper prints (1/4) ln(C0 + ...), which leaves out -(1/4) ln C0. pressure_at_start: 1 / C0, of `pressure`; for
     one weak common token of share f in every direction it is about K f^4.
 
-    The common token moves by z = -B_n(t). A distinct token of class n moves at eta_Z f_nl^2 xi_n in the steps that bring
-    class n, which is one of K, so on average chi_l0 lies between exp(2 f_nl0^2(0) B_n / K) and exp(2 B_n / K).
+    The common token moves by z = -B_n(t). A distinct token of class n moves at eta_Z f_nl^2 xi_n in the steps that
+    bring class n, one of K, so on average chi_l0 lies between exp(2 f_nl0^2(0) B_n / K) and exp(2 B_n / K).
+
+    It holds for a decoder whose classes do not move each other's w_n (`Settings.decoupled`), as Theorem 1 has it.
+    Under plain gradients beta_{nn'} is not E' but about M h alpha_n[n'] / gamma, which is smaller by a factor of order
+    M E: the signs and the slow-down at t0 stay, the growth does not. `tests/theory/test_formulas.py` shows both.
     """
     _check(tokens, classes, eta_y, eta_z)
     value = decoder(np.asarray(times) / classes, tokens, eta_y)
