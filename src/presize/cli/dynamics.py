@@ -39,8 +39,8 @@ _KINDS: dict[str, tuple[type[Options], str, str]] = {
         "two classes of sequences, each with its query: attention scans, then snaps (figures 4 and 5)",
         paragraphs(
             "Ten common tokens and ten distinct ones a class. Entropy (nats) is that of attention on a class's "
-            "distinct tokens; growth is chi, of the most frequent of them. With a larger --eta-ratio the decoder is done "
-            "sooner, so attention moves less. " + _JSON
+            "distinct tokens; growth is chi, of the most frequent of them. With a larger --eta-ratio the decoder is "
+            "done sooner, so attention moves less. " + _JSON
         ),
     ),
     "syn-medium": (

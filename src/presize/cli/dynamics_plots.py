@@ -153,11 +153,12 @@ def _save_gif(path: Path, figure: Any, draw: Callable[[int], None], count: int) 
     """An endless animation of at most `_FRAMES` of ``count`` frames; the last one stays a while."""
     from PIL import Image
 
+    figure.set_dpi(80)
     images = []
     for frame in _places(count, _FRAMES):
         draw(frame)
-        figure.set_dpi(80)
         figure.canvas.draw()
+        figure.set_layout_engine("none")  # places stay as they are, and later frames are quick
         images.append(Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB").quantize(32))
     content = io.BytesIO()
     images[0].save(

@@ -111,7 +111,7 @@ class Settings:
     decoupled: bool = False
 
     def __post_init__(self) -> None:
-        for name, rates in (("eta_y", self.eta_y), ("eta_z", self.eta_z)):
+        for name, rates in (("eta_z", self.eta_z), ("eta_y", self.eta_y)):
             for rate in rates:
                 check_range(name, rate, 0, 1e6, above=True)
         if len(self.eta_y) != len(self.eta_z) or not self.eta_y:
