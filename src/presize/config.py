@@ -244,3 +244,74 @@ class ExplainOptions(Options):
     temperature: float | None = option(
         None, "randomness of the answer (default: as in the log learned from, mean)", low=0, high=100
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShapeOptions(Options):
+    """What network is looked for or judged, and where it would be served."""
+
+    params: float | None = option(
+        None, "parameters to spend, without embeddings: 12 x depth x width^2", low=1e5, high=1e14
+    )
+    model: str | None = option(None, "judge a network that is there: a directory with config.json, or that file")
+    device: str = option("A100-80G", "what it would be served by", registry="device")
+    context: int = option(2048, "tokens of a sequence, prompt and answer", low=1, high=2**24)
+    layer_us: float = option(
+        20.0, "microseconds that a layer takes in a decode step however little it computes: launches and waits",
+        low=0, high=1e5,
+    )  # fmt: skip
+    head_size: int | None = option(
+        None, "elements of a head (default: 64, and 128 from a width of 1,536 on)", low=1, high=1024
+    )
+    embedding_rank: int | None = option(
+        None, "rank of the input embedding, such as the vocabulary if that is small: more width is of no use "
+        "(default: no limit; with --model its vocabulary)", low=1, high=2**31,
+    )  # fmt: skip
+    save_plot: str | None = option(None, "write a picture: depth and width, the law's line, the candidates")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynSmallOptions(Options):
+    """How the two classes are learned; without flags as in the paper's figure 4."""
+
+    eta_z: float = option(1.0, "learning rate of the attention logits Z", low=1e-6, high=1e3)
+    eta_ratio: float = option(1.0, "learning rate of the decoder Y, relative to that", low=1e-3, high=1e4)
+    optimizer: str = option(
+        "sgd", "sgd has momentum 0.9; with adam the paper takes --eta-z 0.1, 0.5 and 1", choices=("sgd", "adam")
+    )
+    steps: int = option(100, "batches of 128 sequences", low=1, high=100_000)
+    seed: int = option(2, "seed of the data", low=0, high=2**31)
+    save_plot: str | None = option(None, "write a picture: loss, attention over iterations, entropy")
+    save_gif: str | None = option(None, "write an animation of attention over iterations")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynMediumOptions(Options):
+    """Which cells of the paper's figure 6; without flags all 64 of them."""
+
+    classes: tuple[int, ...] = option((), "number of classes: 2, 6, 10 or 20 (default: all)")
+    eta_z: tuple[float, ...] = option((), "learning rate of the attention logits Z (default: 0.5, 1, 2, 3)")
+    eta_ratio: tuple[float, ...] = option((), "that of the decoder Y, relative to it (default: 1, 2, 5, 10)")
+    seeds: int = option(10, "runs of each cell", low=1, high=1000)
+    save_plot: str | None = option(None, "write a picture: entropy against the ratio, a panel a number of classes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WikitextOptions(Options):
+    """The transformer, its text and its training; without flags as the paper's notebook, but for the vocabulary."""
+
+    text: str | None = option(None, "text to learn, .txt or .gz; its last tenth is held out")
+    layers: int = option(1, "attention layers, one head each", low=1, high=12)
+    rate: float = option(5.0, "learning rate of SGD without momentum", low=1e-4, high=1e3)
+    steps: int = option(500, "batches of 20 windows of 35 words", low=1, high=1_000_000)
+    vocabulary: int = option(5000, "most frequent words that are told apart", low=10, high=100_000)
+    seed: int = option(0, "seed of the weights and of dropout", low=0, high=2**31)
+    save_plot: str | None = option(None, "write a picture: attention maps and entropy over iterations")
+    save_gif: str | None = option(None, "write an animation of the lowest layer's attention map")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WatchOptions(Options):
+    """What is made of the log."""
+
+    save_plot: str | None = option(None, "write a picture: entropy and sparsity of each layer over the steps")

@@ -65,10 +65,16 @@ SURFACE = {
         --warmups --slo-ttft-ms --slo-tpot-ms --slo-e2el-ms --save-result --save-detailed --no-save-detailed
         --config
     """,
+    "shape": "--params --model --device --context --layer-us --head-size --embedding-rank --save-plot --config",
+    "dynamics syn-small": "--eta-z --eta-ratio --optimizer --steps --seed --save-plot --save-gif --config",
+    "dynamics syn-medium": "--classes --eta-z --eta-ratio --seeds --save-plot --config",
+    "dynamics wikitext": "--text --layers --rate --steps --vocabulary --seed --save-plot --save-gif --config",
+    "dynamics watch": "--save-plot --config",
 }
 
 VERB_NAMES = [
     "pull", "serve", "generate", "collect", "learn", "evaluate", "explain", "simulate", "plan", "calibrate", "bench",
+    "shape", "dynamics",
 ]  # fmt: skip
 
 
@@ -120,7 +126,7 @@ def test_help_teaches(capsys: Any) -> None:
     assert all(len(line) <= 120 for line in text.splitlines())
 
 
-@pytest.mark.parametrize("verb", [*VERB_NAMES, "bench offline", "bench serve"])
+@pytest.mark.parametrize("verb", [*VERB_NAMES, *(name for name in SURFACE if " " in name)])
 def test_help_of_every_verb(verb: str, capsys: Any) -> None:
     assert main([*verb.split(), "--help"]) == 0
     assert capsys.readouterr().out.startswith(f"usage: presize {verb.partition(' ')[0]}")

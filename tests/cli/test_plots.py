@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import os
 import sys
@@ -15,7 +16,8 @@ import pytest
 
 from presize.cli import plots
 from presize.cli.main import main
-from presize.cli.plots import LEVELS, check_plot, observed_shares, save_forecasts
+from presize.cli.picture_file import check_picture
+from presize.cli.plots import LEVELS, observed_shares, save_forecasts
 from presize.core.lengths import GRID, LengthDistribution
 from presize.errors import ConfigError
 
@@ -86,7 +88,7 @@ def test_no_global_state_of_pyplot_is_touched(tmp_path: Path) -> None:
 def test_a_wrong_path_is_one_sentence(tmp_path: Path, name: str, words: str) -> None:
     (tmp_path / "file.png").touch()
     (tmp_path / "folder.png").mkdir()
-    for attempt in (check_plot, lambda path: save_forecasts(path, *answers(3))):
+    for attempt in (check_picture, lambda path: save_forecasts(path, *answers(3))):
         with pytest.raises(ConfigError, match="save_plot is ") as caught:
             attempt(tmp_path / name)
         assert words in str(caught.value)
@@ -97,13 +99,13 @@ def test_a_wrong_path_is_one_sentence(tmp_path: Path, name: str, words: str) -> 
 def test_a_directory_that_can_not_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
     with pytest.raises(ConfigError, match="can not be written to"):
-        check_plot(tmp_path / "plot.png")
+        check_picture(tmp_path / "plot.png")
 
 
 def test_without_matplotlib_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plots.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="extra `learn`"):
-        check_plot(tmp_path / "plot.png")
+        check_picture(tmp_path / "plot.png")
 
 
 @pytest.mark.parametrize("step", ["replace", "chmod"])

@@ -58,9 +58,9 @@ def run(args: argparse.Namespace) -> int:
 
     options = build(EvaluateOptions, gather(args, OPTIONS))
     if options.save_plot is not None:
-        from presize.cli.plots import check_plot
+        from presize.cli.picture_file import check_picture
 
-        check_plot(Path(options.save_plot))  # before the long work
+        check_picture(Path(options.save_plot))  # before the long work
     console = Console(stderr=True)
     with Progress(console) as progress:
         header = read_header(located(args.directory))

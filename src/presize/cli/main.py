@@ -44,6 +44,10 @@ VERBS = (
     Verb("plan", "Plan", "the fewest devices that hold an objective, by policy", "presize.cli.plan"),
     Verb("calibrate", "Plan", "fit the device model to this machine, for `simulate`", "presize.cli.calibrate"),
     Verb("bench", "Measure", "`offline` compares admission policies, `serve` loads a server", "presize.cli.bench"),
+    Verb(
+        "shape", "Understand attention", "depth and width for a size, and what they cost to serve", "presize.cli.shape"
+    ),
+    Verb("dynamics", "Understand attention", "what attention does while it is trained", "presize.cli.dynamics"),
 )
 _SERVER_PACKAGES = (
     "fastapi", "uvicorn", "uvloop", "httptools", "starlette", "pydantic", "prometheus_client", "aiohttp",

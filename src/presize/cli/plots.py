@@ -2,70 +2,31 @@
 
 from __future__ import annotations
 
-import importlib.util
-import io
-import os
-import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from presize.cli.picture_file import check_picture, new_figure, save_figure
 from presize.core.lengths import FloatArray, IntArray, LengthDistribution
-from presize.errors import ConfigError
 from presize.predict.calibration import levels_of
 
-SUFFIXES = ("png", "svg", "pdf")
 LEVELS: FloatArray = np.linspace(0.05, 0.95, 19)
 _MANY = 1500  # answers from which on points would hide each other: they are counted in hexagons
 _BAND = 1.645  # standard deviations that hold 90 %
 _BLUE, _ORANGE, _GREY = "#2b6cb0", "#dd6b20", "#6b7280"
 _SHADES = ("#cfe0f3", _BLUE, "#0b2545")
-_SIZE, _DOTS = (11.0, 5.2), 150  # inches, dots an inch
-
-
-def check_plot(path: Path) -> None:
-    """ConfigError, before the long work, if a picture can not be made at ``path``."""
-    if path.suffix.lower().removeprefix(".") not in SUFFIXES:
-        raise ConfigError(f"save_plot is {str(path)!r}; its name must end in .{', .'.join(SUFFIXES[:-1])} or .pdf")
-    if path.is_dir():
-        raise ConfigError(f"save_plot is {str(path)!r}, which is a directory; name a file")
-    if not path.parent.is_dir():
-        raise ConfigError(f"save_plot is {str(path)!r}; there is no directory {str(path.parent)!r}")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise ConfigError(f"save_plot is {str(path)!r}; the directory {str(path.parent)!r} can not be written to")
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ConfigError("save_plot needs matplotlib: install the extra `learn` of presize")
+_SIZE = (11.0, 5.2)  # inches
 
 
 def save_forecasts(path: Path, curves: Sequence[LengthDistribution], lengths: IntArray, censored: Any) -> None:
     """Two panels of N forecasts and N answers: predicted median against true length, and reliability.
 
-    ``censored``: true where an answer was cut off. Written whole or not at all; ConfigError as for `check_plot`.
+    ``censored``: true where an answer was cut off. Written whole or not at all; ConfigError as for `check_picture`.
     """
-    write_figure(path, _figure(curves, np.asarray(lengths, dtype=np.int64), np.asarray(censored, dtype=bool)))
-
-
-def write_figure(path: Path, figure: Any) -> None:
-    """Write a picture whole or not at all; ConfigError as for `check_plot`."""
-    check_plot(path)
-    content = io.BytesIO()
-    figure.savefig(content, format=path.suffix.lower().removeprefix("."), dpi=_DOTS)
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content.getbuffer())
-            os.chmod(name, 0o644)
-            os.replace(name, path)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(name)
-            raise
-    except OSError as error:
-        raise ConfigError(f"save_plot is {str(path)!r}, which can not be written: {error.strerror or error}") from error
+    check_picture(path)
+    save_figure(path, _figure(curves, np.asarray(lengths, dtype=np.int64), np.asarray(censored, dtype=bool)))
 
 
 def observed_shares(levels: FloatArray, censored: Any, at: FloatArray) -> FloatArray:
@@ -84,11 +45,7 @@ def observed_shares(levels: FloatArray, censored: Any, at: FloatArray) -> FloatA
 
 
 def _figure(curves: Sequence[LengthDistribution], lengths: IntArray, censored: Any) -> Any:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=_SIZE, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(_SIZE)
     left, right = figure.subplots(1, 2)
     median = np.array([curve.quantile(0.5) for curve in curves], dtype=np.float64)
     _draw_medians(left, median, lengths, censored)

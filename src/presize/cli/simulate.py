@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from presize.cli.picture_file import check_picture
 from presize.cli.result_file import check_writable, save
 from presize.cli.simulation import (
     PREDICTORS,
@@ -62,9 +63,7 @@ def run(args: argparse.Namespace) -> int:
 
     rates = _rates(args.rates)
     if args.save_plot is not None:
-        from presize.cli.plots import check_plot
-
-        check_plot(Path(args.save_plot))
+        check_picture(Path(args.save_plot))
     if args.save_result:
         check_writable(args.save_result)
     simulation = Simulation(args)

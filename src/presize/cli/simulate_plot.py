@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from presize.cli.plots import write_figure
+from presize.cli.picture_file import new_figure, save_figure
 
 if TYPE_CHECKING:
     from presize.simulate.cluster import Result
@@ -18,11 +18,7 @@ _GREY = "#6b7280"
 
 def save_simulation(path: Path, found: Mapping[str, tuple[str, Result]], kv_tokens: int) -> None:
     """``found``: by name, the plan that it belongs to and its result. Points of one plan are joined by a line."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=_SIZE, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(_SIZE)
     left, right = figure.subplots(1, 2)
     _draw_latency(left, found)
     _draw_memory(right, found, kv_tokens)
@@ -30,7 +26,7 @@ def save_simulation(path: Path, found: Mapping[str, tuple[str, Result]], kv_toke
         panel.grid(color="#e5e7eb", linewidth=0.7)
         panel.set_axisbelow(True)
         panel.spines[["top", "right"]].set_visible(False)
-    write_figure(path, figure)
+    save_figure(path, figure)
 
 
 def _draw_latency(panel: Any, found: Mapping[str, tuple[str, Result]]) -> None:

@@ -129,6 +129,7 @@ class AttentionNet(nn.Module):
         self.decode = nn.Parameter(torch.zeros(hidden, len(bias)))
         self.decode_bias = nn.Parameter(torch.from_numpy(bias).float())
         self.dropout = nn.Dropout(dropout)
+        self.pooling = nn.Identity()  # the pool's weights pass through it, where hooks can see them
 
     def forward(self, joined: Tensor, pairs: Tensor, packed: Packed, sides: Tensor) -> Tensor:
         """joined, pairs (total,): rows of the tokens and of the pairs; sides (N, 4)."""
@@ -161,7 +162,7 @@ class AttentionNet(nn.Module):
     def _pool(self, x: Tensor, real: Tensor, first: Tensor) -> Tensor:
         count, size, prompts = len(x), x.shape[-1], len(first)
         scores = SOFT_CAP * torch.tanh(self.queries @ x.transpose(1, 2) / SOFT_CAP)  # (B, M, C)
-        weights = torch.exp(scores) * real[:, None, :]
+        weights = self.pooling(torch.exp(scores) * real[:, None, :])
         owner = torch.bucketize(torch.arange(count), first, right=True) - 1
         mass = torch.zeros(prompts, len(self.queries)).index_add(0, owner, weights.sum(dim=2))
         total = torch.zeros(prompts, len(self.queries), size).index_add(0, owner, weights @ x)

@@ -1,0 +1,191 @@
+"""`presize shape`: depth and width for a number of parameters, or what to think of those of a network."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from presize.cli.flags import add_flags, build, gather
+from presize.cli.text import paragraphs
+from presize.config import ShapeOptions
+from presize.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from presize.theory.depth_width.law import Judgement, Optimum
+    from presize.theory.depth_width.serving import Candidate, Costs, Device
+    from presize.theory.depth_width.shapes import Shape
+
+OPTIONS = (ShapeOptions,)
+_WIDE = 10_000  # columns where there is no terminal
+
+_EPILOG = paragraphs(
+    "The law: at depth L a network narrower than exp(5.039 + 0.0555 L) is so deep that a shallower one of the same "
+    "size is as good or better, and a wider one would gain by depth (Levine and others, NeurIPS 2020). It was fitted "
+    "to decoders of 6 to 48 layers and 1e6 to 6e8 parameters; beyond that the table says so. Within a tenth of the "
+    "law's depth a shape counts as balanced.",
+    "What it costs: KV bytes a token are in proportion to depth x width, so at one size to the square root of depth; "
+    "and layers wait for one another. Figures of time are a roofline (bytes, operations, and --layer-us a layer), with "
+    "as many sequences as fit, in bfloat16, every head with keys of its own; no measurement. A star marks the "
+    "frontier: no other candidate is as near to the law and as fast. Past the law's depth there is none.",
+    "Example: presize shape --params 1.3e9 --device A100-80G --context 2048. The last line on standard output is a "
+    "JSON object.",
+)
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the verb to the parser of `presize`."""
+    parser = subparsers.add_parser(
+        "shape",
+        usage="presize shape {--params N | --model DIR} [flags]",
+        description="Which depth and width to give a network of some size, and what they cost to serve.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_flags(parser, OPTIONS)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the verb."""
+    from rich.console import Console
+
+    from presize.cli.summary import json_line
+    from presize.theory.depth_width.law import judge, optimum
+    from presize.theory.depth_width.serving import DEVICES, candidates, costs
+    from presize.theory.depth_width.shapes import read_shape
+
+    options = build(ShapeOptions, gather(args, OPTIONS))
+    if (options.params is None) == (options.model is None):
+        raise ConfigError("give either --params, a number of parameters to spend, or --model, a network to judge")
+    if options.model is not None and options.head_size is not None:
+        raise ConfigError("--head-size is for --params; a network that is there has heads of its own")
+    if options.save_plot is not None:
+        from presize.cli.picture_file import check_picture
+
+        check_picture(Path(options.save_plot))
+    device, layer_s = DEVICES.get(options.device), options.layer_us * 1e-6
+    figures: dict[str, Any] = {"device": options.device, "context": options.context, "layer_us": options.layer_us}
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        console.width = _WIDE
+    rank, size = options.embedding_rank, options.head_size
+    if options.model is not None:
+        own = read_shape(Path(options.model))
+        rank = rank or own.vocabulary or None
+        judgement = judge(own.depth, own.width, rank)
+        price = costs(own, device, options.context, layer_s)
+        for line in _sentences(own, judgement, price):
+            console.print(line, highlight=False, soft_wrap=True)
+        figures["model"] = {
+            **_shape(own), "non_embedding_parameters": own.parameters, **_judged(judgement), **_costs(price)
+        }  # fmt: skip
+        parameters = float(own.law_parameters)
+        best = judgement.best
+    else:
+        assert options.params is not None
+        own, parameters = None, options.params
+        best = optimum(parameters, rank)
+    found = candidates(parameters, device, options.context, layer_s, size, rank)
+    console.print(_headline(best), highlight=False, soft_wrap=True)
+    for note in best.notes:
+        console.print(f"Note: {note}", highlight=False, soft_wrap=True)
+    console.print(_table(found, options.device, device, options.context))
+    if options.save_plot is not None:
+        from presize.cli.shape_plot import save_plane
+
+        save_plane(Path(options.save_plot), found, own)
+    figures |= {"parameters": parameters, "optimum": _optimum(best), "candidates": [_candidate(c) for c in found]}
+    sys.stdout.write(json_line(figures))
+    return 0
+
+
+def _headline(best: Optimum) -> str:
+    low, high = best.width_range
+    return (
+        f"{best.parameters:.3g} parameters without embeddings are best spent on {best.depth:.1f} +- "
+        f"{best.depth_error:.1f} layers, {best.width:,.0f} wide ({low:,.0f} to {high:,.0f})."
+    )
+
+
+def _sentences(own: Shape, judgement: Judgement, price: Costs) -> list[str]:
+    gated = ", gated" if own.gated else ""
+    return [
+        f"{own.depth} layers, {own.width:,} wide, {own.heads} heads of {own.head_size}, {own.kv_heads} with keys, "
+        f"feed-forward {own.feed_forward:,}{gated}: {own.parameters:.3g} parameters, {own.law_parameters:.3g} as the "
+        "law counts (12 x depth x width^2).",
+        f"Verdict: {judgement.verdict}; at that size the law says {judgement.best.depth:.1f} +- "
+        f"{judgement.best.depth_error:.1f} layers, {judgement.best.width:,.0f} wide.",
+        f"Against that shape: {own.depth / judgement.best.depth:.2f} times the layers that wait for one another, and "
+        f"{judgement.kv_ratio:.2f} times the KV memory if all heads had keys.",
+        f"As it is: {price.kv_bytes / 1024:,.1f} KiB a token, {price.sequences:,} sequences on {price.devices} of the "
+        f"device, {price.tokens_per_s:,.0f} tokens/s.",
+    ]
+
+
+def _table(found: list[Candidate], name: str, device: Device, context: int) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    title = f"{name} ({device.source}), {context:,} tokens of context"
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
+    table.add_column("")
+    for heading in (
+        "layers", "width", "heads", "parameters", "KV KiB/token", "devices", "sequences", "step ms", "alone ms",
+        "tokens/s/device",
+    ):  # fmt: skip
+        table.add_column(heading, justify="right")
+    table.add_column("the law says")
+    for candidate in found:
+        shape, cost = candidate.shape, candidate.costs
+        table.add_row(
+            "*" if candidate.frontier else "",
+            f"{shape.depth}",
+            f"{shape.width:,}",
+            f"{shape.heads} x {shape.head_size}",
+            f"{shape.law_parameters:.3g}",
+            f"{cost.kv_bytes / 1024:,.0f}",
+            f"{cost.devices}",
+            f"{cost.sequences:,}",
+            f"{1e3 * cost.step_s:.1f}",
+            f"{1e3 * cost.alone_s:.2f}",
+            f"{cost.tokens_per_s:,.0f}",
+            candidate.judgement.verdict + (", nearest to the optimum" if candidate.best else ""),
+            style="bold" if candidate.best else "",
+        )
+    return table
+
+
+def _optimum(best: Optimum) -> dict[str, Any]:
+    low, high = best.width_range
+    return {
+        "depth": best.depth, "depth_error": best.depth_error, "width": best.width, "width_low": low,
+        "width_high": high, "notes": list(best.notes),
+    }  # fmt: skip
+
+
+def _shape(shape: Shape) -> dict[str, Any]:
+    return {
+        "depth": shape.depth, "width": shape.width, "heads": shape.heads, "kv_heads": shape.kv_heads,
+        "law_parameters": shape.law_parameters,
+    }  # fmt: skip
+
+
+def _judged(judgement: Judgement) -> dict[str, Any]:
+    return {"verdict": judgement.verdict, "log_depth_ratio": judgement.log_ratio, "kv_ratio": judgement.kv_ratio}
+
+
+def _costs(cost: Costs) -> dict[str, Any]:
+    return {
+        "kv_bytes_per_token": cost.kv_bytes, "devices": cost.devices, "sequences": cost.sequences,
+        "step_s": cost.step_s, "alone_s": cost.alone_s, "tokens_per_s_per_device": cost.tokens_per_s,
+    }  # fmt: skip
+
+
+def _candidate(candidate: Candidate) -> dict[str, Any]:
+    return {
+        **_shape(candidate.shape), **_judged(candidate.judgement), **_costs(candidate.costs),
+        "best": candidate.best, "frontier": candidate.frontier,
+    }  # fmt: skip

@@ -1,0 +1,1 @@
+"""Two published results on the self-attention layer, as libraries: depth against width, and scan and snap."""
