@@ -77,16 +77,20 @@ def native_dtype() -> str:
     return "bfloat16" if computes_bfloat16(torch.device("cpu")) else "float32"
 
 
-def run(command: list[str]) -> dict[str, Any]:
-    """Run one worker; its last line of output is its result."""
+def peer_environment() -> dict[str, str]:
+    """What vLLM's CPU build needs to use all cores."""
     threads = usable_cores()
-    environment = os.environ | {
+    return os.environ | {
         "OMP_NUM_THREADS": str(threads),
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_CPU_OMP_THREADS_BIND": f"0-{threads - 1}",
         "HF_HUB_OFFLINE": "1",
     }
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=1800)
+
+
+def run(command: list[str]) -> dict[str, Any]:
+    """Run one worker; its last line of output is its result."""
+    result = subprocess.run(command, env=peer_environment(), capture_output=True, text=True, check=False, timeout=1800)
     if result.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{result.stderr[-2000:]}")
     line = next(line for line in reversed(result.stdout.splitlines()) if line.startswith("{"))

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 from corpus import PROMPTS
-from decode import native_dtype
+from decode import native_dtype, peer_environment
 from filing import report, rounded
 from served import PRESIZE, Served, presize
 
@@ -97,11 +97,12 @@ def run(make: Callable[[], Served], count: int, *flags: str) -> dict[str, Any]:
 def vllm(environment: str) -> Served:
     """vLLM's own server. Prefix caching has nothing to find here."""
     blocks = KV_TOKENS // 32 + 1  # one of them is vLLM's own null block
-    return Served([
+    command = [
         f"{environment}/bin/vllm", "serve", str(resolve(DEFAULT_MODEL)), "--dtype", native_dtype(), "--enforce-eager",
         "--block-size", "32", "--num-gpu-blocks-override", str(blocks), "--max-model-len", str(LONGEST),
         "--no-enable-prefix-caching", "--disable-uvicorn-access-log",
-    ])  # fmt: skip
+    ]  # fmt: skip
+    return Served(command, peer_environment())
 
 
 def llama(binary: str, gguf: str) -> Served:
