@@ -175,9 +175,7 @@ def main() -> None:
             best = min(rows, key=lambda row: row["loss"])
             law = optimum(size)
             result.append({"size": size, "rows": rows, "best_depth": best["depth"], "law_depth": law.depth})
-            print(
-                f"\nsize {size:g}: the law says {law.depth:.1f} layers, {law.width:.0f} wide; best found {best['depth']}"
-            )
+            print(f"\nsize {size:g}: law {law.depth:.1f} layers, {law.width:.0f} wide; best found {best['depth']}")
             for row in rows:
                 spread = float(np.std(row["losses"], ddof=1)) if len(row["losses"]) > 1 else math.nan
                 print(f"  {row['depth']:3} x {row['width']:4} ({row['parameters']:.3g}), rate {row['rate']:g}: "
