@@ -3,8 +3,8 @@
 python benchmarks/corpus.py vicuna > log.jsonl
 python benchmarks/theory/predictor.py log.jsonl [--save-plot FILE.png] [--save]
 
-It is learned from the log alone, without a teacher. AttentionProbe looks at the pool of every 5th batch. The lift of a
-word is its attention over an even share of its block, mean over the four queries and all its occurrences.
+It is learned from the log alone, without a teacher. AttentionProbe looks at the pool of every 2nd batch. The lift of a
+word is its attention over an even share of its block, mean over all its occurrences, by the query that likes it best.
 """
 
 from __future__ import annotations
@@ -29,9 +29,11 @@ from presize.predict.train.attention import AttentionNet
 from presize.predict.train.learn import learn
 from presize.predict.train.task import Recipe
 from presize.theory.scan_snap.probe import AttentionProbe
+from presize.theory.scan_snap.probe_log import MEASURES
 
-EVERY = 5  # batches
-LEAST = 40  # occurrences of a word in a stage of the training, to be told of
+EVERY = 2  # batches
+STAGES = 8
+LEAST = 20  # occurrences of a word in a stage of the training, to be told of
 SHOWN = 10
 DISTINCT = 0.6  # of a word's prompts have answers in the same third of lengths; by chance a third of them have
 
@@ -66,9 +68,11 @@ class Watch:
             return
         assert ids is not None
         visible = weights[:, 0, 0] > 0  # (B, C)
-        lift = weights[:, :, 0].mean(dim=1) * visible.sum(dim=1, keepdim=True)
+        lift = weights[:, :, 0] * visible.sum(dim=1)[:, None, None]  # (B, queries, C)
         rows, size = ids[visible].numpy(), len(self.vocabulary) + 1
-        self.sums[step] = np.bincount(rows, weights=lift[visible].numpy(), minlength=size)
+        self.sums[step] = np.stack(
+            [np.bincount(rows, weights=lift[:, q][visible].numpy(), minlength=size) for q in range(lift.shape[1])]
+        )
         self.counts[step] = np.bincount(rows, minlength=size)
 
 
@@ -100,13 +104,14 @@ def main() -> None:
     watch.probe.close()
 
     steps = sorted(watch.sums)
-    stages = np.array_split(np.array(steps), 12)
+    stages = np.array_split(np.array(steps), STAGES)
     lifts, enough = [], np.ones(len(watch.vocabulary) + 1, dtype=bool)
     for stage in stages:
         count = sum(watch.counts[step] for step in stage)
         lifts.append(sum(watch.sums[step] for step in stage) / np.maximum(count, 1))
         enough &= count >= LEAST
-    curves = np.array(lifts)  # (stages, V + 1)
+    by_query = np.array(lifts)  # (stages, queries, V + 1)
+    curves = np.take_along_axis(by_query, by_query[-1].argmax(axis=0)[None, None], axis=1)[:, 0]  # (stages, V + 1)
     enough[-1] = False  # unknown ones
     order = [i for i in np.argsort(-curves[-1]) if enough[i]]
     words = {i: tokenizer.decode([int(watch.vocabulary[i])]) for i in [*order[:SHOWN], *order[-SHOWN:]]}
@@ -124,7 +129,7 @@ def main() -> None:
     rows = watch.probe.rows
     pool = {
         measure: [float(np.mean([row.mean("pooling", measure) for row in part])) for part in (rows[:5], rows[-20:])]
-        for measure in ("entropy", "sparsity", "frequent", "distinct")
+        for measure in MEASURES
     }
     print("pool, first looks and last:", {name: [round(v, 3) for v in pair] for name, pair in pool.items()})
     if args.save_plot:
@@ -132,7 +137,8 @@ def main() -> None:
     report(
         "predictor-snapping",
         rounded({"steps": steps[-1], "most": most, "least": least, "pool": pool,
-                 "scanning_ended": watch.probe.scanning_ended("pooling"), "kendall_tau": header.metrics["kendall_tau"]}),
+                 "scanning_ended": watch.probe.scanning_ended("pooling"),
+                 "kendall_tau": header.metrics["kendall_tau"]}),
         save=args.save,
     )  # fmt: skip
 
@@ -145,14 +151,18 @@ def draw(path: Path, ends: list[int], curves: Any, words: dict[int, str], order:
     for i in order[-4:]:
         left.plot(ends, curves[:, i], color="#9ca3af", linestyle="--", label=words[i].strip())
     left.axhline(1, color="black", linewidth=0.6)
-    left.set(yscale="log", xlabel="step", ylabel="attention over an even share", title="Words that it snaps to, or drops")
+    left.set(
+        yscale="log", xlabel="step", ylabel="attention over an even share", title="Words that it snaps to, or drops"
+    )
     left.legend(fontsize=7, frameon=False, ncol=2)
-    steps = [row.step for row in probe.rows]
-    for query in range(len(probe.rows[0].layers["pooling"]["entropy"])):
-        right.plot(steps, [row.layers["pooling"]["entropy"][query] for row in probe.rows], label=f"query {query + 1}")
+    stages = np.array_split(np.arange(len(probe.rows)), 3 * STAGES)
+    for query in range(len(probe.rows[0].layers["pooling"]["evenness"])):
+        values = [probe.rows[i].layers["pooling"]["evenness"][query] for i in range(len(probe.rows))]
+        right.plot([probe.rows[s[-1]].step for s in stages], [np.mean([values[i] for i in s]) for s in stages],
+                   label=f"query {query + 1}")  # fmt: skip
     if (end := probe.scanning_ended("pooling")) is not None:
         right.axvline(end, color="black", linestyle=":", label=f"scanning ended: {end}")
-    right.set(xlabel="step", ylabel="entropy of the pool (nats)", title="The four pooling queries")
+    right.set(xlabel="step", ylabel="entropy / that of even attention", title="The four pooling queries")
     right.legend(fontsize=7, frameon=False)
     for panel in (left, right):
         panel.spines[["top", "right"]].set_visible(False)

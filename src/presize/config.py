@@ -314,4 +314,4 @@ class WikitextOptions(Options):
 class WatchOptions(Options):
     """What is made of the log."""
 
-    save_plot: str | None = option(None, "write a picture: entropy and sparsity of each layer over the steps")
+    save_plot: str | None = option(None, "write a picture: evenness and sparsity of each layer over the steps")

@@ -80,11 +80,11 @@ def test_a_log_that_is_watched(capsys: Any, tmp_path: Path) -> None:
             step,
             {
                 "layers.0[/b]": {
-                    "entropy": [3 - min(step, 100) / 50] * 2,
+                    "evenness": [0.9 - min(step, 100) / 200] * 2,
                     "sparsity": [0.1, 0.3],
                     "frequent": [0.5, 0.7],
                 },
-                "second": {"entropy": [3.0], "sparsity": None, "frequent": None, "distinct": None},
+                "second": {"evenness": [0.7], "sparsity": None, "frequent": None, "distinct": None},
             },
         ).line()
         for step in range(0, 400, 10)
@@ -93,9 +93,9 @@ def test_a_log_that_is_watched(capsys: Any, tmp_path: Path) -> None:
     assert main(["dynamics", "watch", str(log), "--save-plot", str(plot)]) == 0
     out, err = capsys.readouterr()
     layers = json.loads(out)["layers"]
-    assert layers["layers.0[/b]"]["entropy"] == [3.0, 1.0]
+    assert layers["layers.0[/b]"]["evenness"] == pytest.approx([0.9, 0.4])
     assert layers["layers.0[/b]"]["frequent"] == [pytest.approx(0.6)] * 2
-    assert 80 <= layers["layers.0[/b]"]["scanning_ended"] <= 100
+    assert 80 <= layers["layers.0[/b]"]["scanning_ended"] <= 140
     assert layers["second"]["scanning_ended"] is None
     assert layers["second"]["distinct"] == [None, None]
     assert "layers.0[/b]" in err

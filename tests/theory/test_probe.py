@@ -43,6 +43,9 @@ def test_multihead_attention_of_torch(need_weights: bool) -> None:
     assert row.step == 0
     assert row.layers["mix"]["entropy"] == pytest.approx(entropy_of(weights), abs=1e-5)
     assert row.layers["mix"]["frequent"] is None
+    keys = torch.arange(1, 6).clamp_min(2).log()
+    even = (-(weights * weights.clamp_min(1e-30).log()).sum(-1) / keys).mean(dim=(0, 2))
+    assert row.layers["mix"]["evenness"] == pytest.approx(even.tolist(), abs=1e-5)
     assert torch.equal(watched, net(x))
 
 
@@ -157,13 +160,13 @@ def test_the_log_holds_the_rows_and_is_never_written_over(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     "line",
-    ["[]", "{", '{"step": 1}', '{"step": -1, "layers": {"a": {"entropy": [1]}}}', '{"step": 1, "layers": {}}',
-     '{"step": 1, "layers": {"a": {"entropy": [NaN]}}}', '{"step": 1, "layers": {"a": []}}',
-     '{"step": 1, "layers": {"a": {"entropy": ["x"]}}}', '{"step": true, "layers": {"a": {"entropy": [1]}}}'],
+    ["[]", "{", '{"step": 1}', '{"step": -1, "layers": {"a": {"evenness": [1]}}}', '{"step": 1, "layers": {}}',
+     '{"step": 1, "layers": {"a": {"evenness": [NaN]}}}', '{"step": 1, "layers": {"a": []}}',
+     '{"step": 1, "layers": {"a": {"evenness": ["x"]}}}', '{"step": true, "layers": {"a": {"evenness": [1]}}}'],
 )  # fmt: skip
 def test_a_line_that_is_no_row_is_named(line: str, tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
-    path.write_text(Row(0, {"a": {"entropy": [1.0]}}).line() + line + "\n")
+    path.write_text(Row(0, {"a": {"evenness": [1.0]}}).line() + line + "\n")
     with pytest.raises(ConfigError, match=r"log\.jsonl line 2 is not of an AttentionProbe"):
         read_log(path)
 
@@ -176,14 +179,19 @@ def test_an_empty_or_missing_log_is_one_sentence(tmp_path: Path) -> None:
         read_log(tmp_path / "none")
 
 
-def test_scanning_ends_where_a_fall_turns_into_a_crawl() -> None:
-    steps = list(range(0, 400, 5))
-    snapped = [3 - min(t, 100) / 50 - 0.02 * math.log(max(t, 100) / 100) for t in steps]
-    found = scanning_ended(steps, snapped)
+@pytest.mark.parametrize("noise", [0.0, 0.05])
+def test_scanning_ends_where_a_fall_turns_into_a_crawl(noise: float) -> None:
+    steps = list(range(0, 800, 5))
+    shaken = noise * np.random.default_rng(0).normal(size=len(steps))
+
+    def ended(values: list[float]) -> int | None:
+        return scanning_ended(steps, [float(v) for v in np.array(values) + shaken])
+
+    found = ended([0.9 - min(t, 200) / 400 - 0.01 * math.log(max(t, 200) / 200) for t in steps])
     assert found is not None
-    assert 85 <= found <= 105
-    assert scanning_ended(steps, [3 - t / 200 for t in steps]) is None  # still at it
-    assert scanning_ended(steps, [3.0] * len(steps)) is None  # never began
+    assert 150 <= found <= 260
+    assert ended([0.9 - t / 1600 for t in steps]) is None  # still at it
+    assert ended([0.9] * len(steps)) is None  # never began
     assert scanning_ended([], []) is None
 
 

@@ -29,8 +29,9 @@ _WATCH = paragraphs(
     "    from presize.theory.scan_snap.probe import AttentionProbe",
     '    with AttentionProbe(model, log="attention.jsonl"): train(model)',
     "It works on torch and transformers models, looks every 10th step at a few sequences, and can be read while it is "
-    "written. Scanning ended: the first step t such that from t to 2t entropy fell by less than a tenth of its fall "
-    "up to there. A script is not run: what it needs is the two lines above. " + _JSON,
+    "written. Evenness is entropy over that of even attention on as many keys. Scanning ended: the first step t such "
+    "that from t to 2t evenness fell by less than a tenth of its fall up to there. A script is not run: what it needs "
+    "is the two lines above. " + _JSON,
 )
 # name -> options, what it is, epilogue
 _KINDS: dict[str, tuple[type[Options], str, str]] = {
@@ -197,7 +198,7 @@ def _watch(options: WatchOptions, log: Path, console: Console) -> Figures:
     rows = read_log(log)
     names = list(dict.fromkeys(name for row in rows for name in row.layers))
     steps = [row.step for row in rows]
-    ended = {name: scanning_ended(steps, [row.mean(name, "entropy") for row in rows]) for name in names}
+    ended = {name: scanning_ended(steps, [row.mean(name, "evenness") for row in rows]) for name in names}
     if options.save_plot is not None:
         from presize.cli import dynamics_plots
 
@@ -207,7 +208,7 @@ def _watch(options: WatchOptions, log: Path, console: Console) -> Figures:
         cells = [_from_to(rows, name, measure) for measure in MEASURES]
         lines.append((name, *cells, "not yet" if ended[name] is None else f"{ended[name]:,}"))
     console.print(f"{len(rows):,} looks, steps {steps[0]:,} to {steps[-1]:,}; first and last:", highlight=False)
-    _print(console, ("layer", "entropy", "sparsity", "on frequent", "on distinct", "scanning ended"), lines)
+    _print(console, ("layer", "entropy", "evenness", "sparsity", "on frequent", "on distinct", "scanning ended"), lines)
     return {
         "steps": [steps[0], steps[-1]],
         "looks": len(rows),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _BLUE, _ORANGE, _GREY = "#2b6cb0", "#dd6b20", "#6b7280"
 _DOTS = 90  # an inch
+_MEANT = {"evenness": "entropy / that of even attention", "sparsity": "keys with under a tenth of an even share"}
 _MAPS, _FRAMES, _FRAME_MS = 4, 60, 120
 
 
@@ -128,17 +129,17 @@ def save_map_gif(path: Path, found: WikiTrace) -> None:
 
 
 def save_watch(path: Path, rows: Sequence[Row], ended: Mapping[str, int | None]) -> None:
-    """Entropy and sparsity of each layer (means over heads), and where scanning ended."""
+    """Evenness and sparsity of each layer (means over heads), and where scanning ended."""
     figure = new_figure((9.5, 3.6))
     panels = figure.subplots(1, 2)
     steps = [row.step for row in rows]
-    for panel, measure in zip(panels, ("entropy", "sparsity"), strict=True):
+    for panel, measure in zip(panels, ("evenness", "sparsity"), strict=True):
         for number, (name, end) in enumerate(ended.items()):
             colour = f"C{number % 10}"
             panel.plot(steps, [row.mean(name, measure) for row in rows], color=colour, label=name)
             if end is not None:
                 panel.axvline(end, color=colour, linewidth=0.8, linestyle=":")
-        panel.set(xlabel="step", ylabel=f"{measure}{' (nats)' if measure == 'entropy' else ''}")
+        panel.set(xlabel="step", ylabel=_MEANT[measure])
         panel.spines[["top", "right"]].set_visible(False)
     panels[0].legend(fontsize=7, frameon=False)
     figure.suptitle("Attention over training; dotted: scanning ended", fontsize=10)

@@ -105,7 +105,7 @@ class AttentionProbe:
         if layer is not None and layer not in names:
             raise ConfigError(f"layer is {layer!r}; known: {', '.join(names) or 'none yet'}")
         chosen = [layer] if layer is not None else names
-        means = [sum(row.mean(name, "entropy") for name in chosen) / len(chosen) for row in self.rows]
+        means = [sum(row.mean(name, "evenness") for name in chosen) / len(chosen) for row in self.rows]
         return scanning_ended([row.step for row in self.rows], means)
 
     def _begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -233,6 +233,7 @@ class AttentionProbe:
             ids = self._ids[: len(weights)]
         self._found[name] = {
             "entropy": mean(entropy),
+            "evenness": mean(entropy / count[..., 0].clamp_min(2).log()),
             "sparsity": mean(dropped),
             **{
                 measure: None if ids is None or mask is None else mean(_share(weights, mask, ids))

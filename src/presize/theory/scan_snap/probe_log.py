@@ -6,15 +6,18 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from presize.errors import ConfigError
 
-MEASURES = ("entropy", "sparsity", "frequent", "distinct")
+# nats; entropy over that of even attention on as many keys; share of keys dropped; share of attention on tokens
+MEASURES = ("entropy", "evenness", "sparsity", "frequent", "distinct")
 _MAX_LINES, _MAX_LINE = 1_000_000, 2**22
-_SETTLED = 0.1  # of all its fall: what entropy may still lose while training goes on for as long again
-_LEAST_FALL = 0.02  # nats; less is noise
+_SETTLED = 0.1  # of all its fall: what evenness may still lose while training goes on for as long again
+_LEAST_FALL = 0.01  # of evenness; less is no snapping
+_SMOOTHED = 10  # looks that are averaged, so that one batch does not decide
 
 Layers = Mapping[str, Mapping[str, Sequence[float] | None]]
 
@@ -78,21 +81,31 @@ def _is_layer(layer: Any) -> bool:
             and all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in values)
         )
 
-    return isinstance(layer.get("entropy"), list) and all(figures(layer.get(measure)) for measure in MEASURES)
+    return isinstance(layer.get("evenness"), list) and all(figures(layer.get(measure)) for measure in MEASURES)
 
 
-def scanning_ended(steps: Sequence[int], entropies: Sequence[float]) -> int | None:
+def scanning_ended(steps: Sequence[int], evenness: Sequence[float]) -> int | None:
     """The step from which on attention hardly moved: None while it still does, or if it never did.
 
-    It is the first step t such that between t and 2t entropy fell by less than a tenth of its whole fall up to 2t. In
-    the theory growth is a power of t before the snapping time and follows ln t after it.
+    It is the first step t such that between t and 2t evenness fell by less than a tenth of its whole fall up to 2t. In
+    the theory growth is a power of t before the snapping time and follows ln t after it. Each value is the mean of the
+    last ten looks (fewer at first), and a fall counts that is three times the noise of one look.
     """
-    points = [(step, value) for step, value in zip(steps, entropies, strict=True) if math.isfinite(value)]
-    for place, (step, value) in enumerate(points):
-        later = next((other for other in points[place + 1 :] if other[0] >= 2 * step), None)
-        if step <= points[0][0] or later is None:
+    known = [(step, value) for step, value in zip(steps, evenness, strict=True) if math.isfinite(value)]
+    if len(known) < 2:
+        return None
+    values = [value for _, value in known]
+    jumps = [(after - before) ** 2 / 2 for before, after in pairwise(values)]
+    noise = math.sqrt(sum(jumps) / len(jumps))
+    smooth = []
+    for place, (step, _) in enumerate(known):
+        recent = values[max(place + 1 - min(_SMOOTHED, 1 + place // 4), 0) : place + 1]
+        smooth.append((step, sum(recent) / len(recent)))
+    for place, (step, value) in enumerate(smooth):
+        later = next((other for other in smooth[place + 1 :] if other[0] >= 2 * step), None)
+        if place == 0 or later is None:
             continue
-        fall = points[0][1] - later[1]
-        if fall >= _LEAST_FALL and value - later[1] <= _SETTLED * fall:
+        fall = smooth[0][1] - later[1]
+        if fall >= max(_LEAST_FALL, 3 * noise) and value - later[1] <= _SETTLED * fall:
             return step
     return None
