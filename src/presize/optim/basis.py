@@ -1,0 +1,106 @@
+"""Second moments of a layer's blocks in one shared low-rank basis: kept up to date, rotated, and taken to the power -1/2.
+
+Of layers of one shape the tensors are stacked, so that each operation is one call for all of them. Letters in the shapes:
+L layers, G bases in a layer, B blocks that share a basis, N numbers in a block, R rank.
+
+Only the abstract of "Block Low-Rank Preconditioner with Shared Basis for Stochastic Optimization" (Yen, Duvvuri, Dhillon,
+Hsieh, NeurIPS 2023) was available. From it: each diagonal block of a layer's second-moment matrix is approximated by a
+low-rank matrix, all blocks of a layer share one basis, and the approximation is kept up to date cheaply. The rest, the
+subspace iteration on a sketch, the tail, the rotation and the order of operations, is a reconstruction.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from presize.optim.blocks import Layout
+
+# what a layer's state holds besides its momentum, and the trailing shape of each
+FIELDS = ("basis", "sketch", "core", "root", "projected", "tail")
+_SEED = 0  # of the first basis: the same in every process, whatever the global generator does
+
+
+def new_fields(layout: Layout, device: torch.device) -> dict[str, Tensor]:
+    """One layer's state before its first step."""
+    groups, blocks, size, rank = layout.groups, layout.blocks, layout.size, layout.rank
+    shapes = {
+        "basis": (groups, size, rank),  # U, orthonormal columns
+        "sketch": (groups, size, rank),  # Y, running mean of sum over blocks of g g^T U
+        "core": (groups, blocks, rank, rank),  # S, running mean of p p^T with p = U^T g
+        "root": (groups, blocks, rank, rank),  # (S / tr S)^(-1/2), as it was at the last refresh
+        "projected": (groups, blocks, rank),  # U^T of the momentum
+        "tail": (groups, blocks),  # rho, mean square of a coordinate outside of the basis
+    }
+    if layout.full:  # the basis is the identity and never turns
+        del shapes["basis"], shapes["sketch"], shapes["tail"]
+    return {name: torch.zeros(shape, dtype=torch.float32, device=device) for name, shape in shapes.items()}
+
+
+def first_basis(grads: Tensor, rank: int) -> Tensor:
+    """(..., N, R) orthonormal: a randomised range finder on the first gradients (..., B, N)."""
+    generator = torch.Generator().manual_seed(_SEED)
+    omega = torch.randn(grads.shape[-1], rank, generator=generator).to(grads.device)
+    basis: Tensor = torch.linalg.qr(grads.mT @ (grads @ omega)).Q
+    return basis
+
+
+def rotated(basis: Tensor, sketch: Tensor, core: Tensor, tail: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """One subspace iteration: basis (..., N, R), sketch, core (..., B, R, R) and tail (..., B) after it.
+
+    The new basis U' spans the sketch. What is known is moved into it by R = U'^T U: of C = U S U^T + rho (I - U U^T) the
+    core is S' = R S R^T + rho (I - R R^T), and the trace that it does not have is the new tail's. Y' = Y R^T.
+    """
+    new_basis = torch.linalg.qr(sketch).Q
+    turn = new_basis.mT @ basis
+    fresh = torch.eye(turn.shape[-1], dtype=turn.dtype, device=turn.device) - turn @ turn.mT
+    wide = turn.unsqueeze(-3)
+    new_core = wide @ core @ wide.mT + tail[..., None, None] * fresh.unsqueeze(-3)
+    size, rank = basis.shape[-2:]
+    new_tail = tail + (trace(core) - trace(new_core)) / (size - rank)
+    return new_basis, sketch @ turn.mT, new_core, new_tail.clamp_(min=0.0)
+
+
+def times(wide: Tensor, thin: Tensor) -> Tensor:
+    """wide (..., B, N) @ thin (..., N, R), in the order that reads ``wide`` along its rows in memory.
+
+    For few columns BLAS is up to six times slower the other way.
+    """
+    return wide @ thin if wide.stride(-1) == 1 else (thin.mT @ wide.mT).mT
+
+
+def squared_norms(view: Tensor) -> Tensor:
+    """(..., B) of (..., B, N); torch reduces over strided numbers slowly, so there the squares are made first."""
+    if view.stride(-1) == 1:
+        norms: Tensor = torch.linalg.vector_norm(view, dim=-1)
+        return norms.square_()
+    return view.square().sum(-1)
+
+
+def trace(matrices: Tensor) -> Tensor:
+    """(...) of (..., R, R)."""
+    return matrices.diagonal(dim1=-2, dim2=-1).sum(-1)
+
+
+def inverse_root(core: Tensor, unseen: float) -> Tensor:
+    """N_i^(-1/2) of (..., B, R, R), N_i = (1 - unseen) S_i / tr S_i + unseen * (mean of S over the blocks, trace 1).
+
+    A root is in use until the next refresh, while the gradients that it has not seen come to make up the share ``unseen``
+    of the second moment. A block's own core may be singular, or nothing at all, so for those gradients it is drawn to what
+    the blocks have in common: by the assumption behind a shared basis, blocks differ in scale alone. With a refresh at
+    every step nothing is unseen. Eigenvalues below what float32 can tell from zero count as that much.
+    torch.linalg.LinAlgError if the decomposition fails.
+    """
+    rank = core.shape[-1]
+    mean = core.mean(-3, keepdim=True)
+    eye = torch.eye(rank, dtype=core.dtype, device=core.device)
+    common = torch.where(_scale(mean) > 0, mean / _scale(mean), eye / rank)
+    own = torch.where(_scale(core) > 0, core / _scale(core), common)
+    values, vectors = torch.linalg.eigh(torch.lerp(own, common.expand_as(own), unseen))
+    scale = values.clamp(min=rank * torch.finfo(values.dtype).eps).rsqrt()
+    result: Tensor = (vectors * scale.unsqueeze(-2)) @ vectors.mT
+    return result
+
+
+def _scale(matrices: Tensor) -> Tensor:
+    return trace(matrices)[..., None, None]
