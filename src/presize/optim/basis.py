@@ -1,12 +1,13 @@
-"""Second moments of a layer's blocks in one shared low-rank basis: kept up to date, rotated, and taken to the power -1/2.
+"""Second moments of a layer's blocks in one shared basis of low rank: how they are kept, rotated, and inverted.
 
-Of layers of one shape the tensors are stacked, so that each operation is one call for all of them. Letters in the shapes:
-L layers, G bases in a layer, B blocks that share a basis, N numbers in a block, R rank.
+Of layers of one shape the tensors are stacked, so that each operation is one call for all of them. Letters in the
+shapes: L layers, G bases in a layer, B blocks that share a basis, N numbers in a block, R rank.
 
-Only the abstract of "Block Low-Rank Preconditioner with Shared Basis for Stochastic Optimization" (Yen, Duvvuri, Dhillon,
-Hsieh, NeurIPS 2023) was available. From it: each diagonal block of a layer's second-moment matrix is approximated by a
-low-rank matrix, all blocks of a layer share one basis, and the approximation is kept up to date cheaply. The rest, the
-subspace iteration on a sketch, the tail, the rotation and the order of operations, is a reconstruction.
+Only the abstract of "Block Low-Rank Preconditioner with Shared Basis for Stochastic Optimization" (Yen, Duvvuri,
+Dhillon, Hsieh, NeurIPS 2023) was available. From it: each diagonal block of a layer's second-moment matrix is
+approximated by a low-rank matrix, all blocks of a layer share one basis, and the approximation is kept up to date
+cheaply. The rest is a reconstruction: subspace iteration on a sketch, the tail and how the rotation feeds it, roots of
+the cores relative to their trace, and what stands in for gradients that a root has not seen.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ FIELDS = ("basis", "sketch", "core", "root", "projected", "tail")
 _SEED = 0  # of the first basis: the same in every process, whatever the global generator does
 
 
-def new_fields(layout: Layout, device: torch.device) -> dict[str, Tensor]:
+def new_fields(layout: Layout, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
     """One layer's state before its first step."""
     groups, blocks, size, rank = layout.groups, layout.blocks, layout.size, layout.rank
     shapes = {
@@ -34,13 +35,13 @@ def new_fields(layout: Layout, device: torch.device) -> dict[str, Tensor]:
     }
     if layout.full:  # the basis is the identity and never turns
         del shapes["basis"], shapes["sketch"], shapes["tail"]
-    return {name: torch.zeros(shape, dtype=torch.float32, device=device) for name, shape in shapes.items()}
+    return {name: torch.zeros(shape, dtype=dtype, device=device) for name, shape in shapes.items()}
 
 
 def first_basis(grads: Tensor, rank: int) -> Tensor:
     """(..., N, R) orthonormal: a randomised range finder on the first gradients (..., B, N)."""
     generator = torch.Generator().manual_seed(_SEED)
-    omega = torch.randn(grads.shape[-1], rank, generator=generator).to(grads.device)
+    omega = torch.randn(grads.shape[-1], rank, generator=generator, dtype=grads.dtype).to(grads.device)
     basis: Tensor = torch.linalg.qr(grads.mT @ (grads @ omega)).Q
     return basis
 
@@ -48,8 +49,8 @@ def first_basis(grads: Tensor, rank: int) -> Tensor:
 def rotated(basis: Tensor, sketch: Tensor, core: Tensor, tail: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """One subspace iteration: basis (..., N, R), sketch, core (..., B, R, R) and tail (..., B) after it.
 
-    The new basis U' spans the sketch. What is known is moved into it by R = U'^T U: of C = U S U^T + rho (I - U U^T) the
-    core is S' = R S R^T + rho (I - R R^T), and the trace that it does not have is the new tail's. Y' = Y R^T.
+    The new basis U' spans the sketch. What is known is moved into it by R = U'^T U: of C = U S U^T + rho (I - U U^T)
+    the core is S' = R S R^T + rho (I - R R^T), and the trace that it does not have is the new tail's. Y' = Y R^T.
     """
     new_basis = torch.linalg.qr(sketch).Q
     turn = new_basis.mT @ basis
@@ -83,12 +84,12 @@ def trace(matrices: Tensor) -> Tensor:
 
 
 def inverse_root(core: Tensor, unseen: float) -> Tensor:
-    """N_i^(-1/2) of (..., B, R, R), N_i = (1 - unseen) S_i / tr S_i + unseen * (mean of S over the blocks, trace 1).
+    """N_i^(-1/2), (..., B, R, R): N_i = (1 - unseen) S_i / tr S_i + unseen * (mean S, of trace 1).
 
-    A root is in use until the next refresh, while the gradients that it has not seen come to make up the share ``unseen``
-    of the second moment. A block's own core may be singular, or nothing at all, so for those gradients it is drawn to what
-    the blocks have in common: by the assumption behind a shared basis, blocks differ in scale alone. With a refresh at
-    every step nothing is unseen. Eigenvalues below what float32 can tell from zero count as that much.
+    A root is in use until the next refresh, while the gradients that it has not seen come to make up the share
+    ``unseen`` of the second moment. A block's own core may be singular, or nothing at all, so for those gradients it is
+    drawn to what the blocks have in common: by the assumption behind a shared basis, blocks differ in scale alone. With
+    a refresh at every step nothing is unseen. Eigenvalues below what the type can tell from zero count as that much.
     torch.linalg.LinAlgError if the decomposition fails.
     """
     rank = core.shape[-1]

@@ -1,7 +1,7 @@
 """`BlockLowRank`: second-moment blocks of low rank that share a basis, as a torch optimizer.
 
-After "Block Low-Rank Preconditioner with Shared Basis for Stochastic Optimization" (Yen, Duvvuri, Dhillon, Hsieh, NeurIPS
-2023). Only its abstract was available: see `presize.optim.basis` for what is the paper's and what is reconstructed.
+After "Block Low-Rank Preconditioner with Shared Basis for Stochastic Optimization" (Yen, Duvvuri, Dhillon, Hsieh,
+NeurIPS 2023). Only its abstract was available: `presize.optim.basis` says what is the paper's, what reconstructed.
 """
 
 from __future__ import annotations
@@ -45,15 +45,16 @@ class BlockLowRank(Optimizer):
         block: what a block is: ``row`` (what goes into an output; of a convolution, an output channel), ``column``,
             ``auto`` (the cheaper), ``head`` (rows, with a basis for each of ``heads`` runs of rows).
         heads: bases in a layer, for ``block="head"``.
-        tail: outside of the basis, ``scalar`` (one number a block), ``diagonal`` (one a weight: memory as the momentum's)
-            or ``none`` (nothing moves there).
+        tail: outside of the basis, ``scalar`` (one number a block), ``diagonal`` (one a weight, for the memory of
+            another momentum) or ``none`` (nothing moves there).
         grafting: ``adam`` gives each layer's step the length of Adam's, for the memory of Adam's second moment.
         max_dim: matrices with a longer side take Adam.
         tolerated_failures: eigendecompositions of a layer that may fail in a row, the old one staying in force.
         maximize: go up instead of down.
         differentiable: only False is known.
 
-    Memory of an (m, n) matrix with blocks as rows, in float32 numbers: m n + 2 n r + 2 m r^2 + m r + m, against 2 m n of Adam.
+    State of an (m, n) matrix with rows as blocks, in numbers: m n + 2 n r + 2 m r^2 + m r + m; Adam's is 2 m n. They
+    are float32, also for parameters of half precision, and float64 for float64.
 
     Raises:
         ConfigError: a value out of range, complex parameters, sparse gradients.

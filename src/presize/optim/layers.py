@@ -9,22 +9,24 @@ import torch
 from torch import Tensor
 
 from presize.errors import NumericalError
+from presize.optim.adam import state_dtype
 from presize.optim.basis import FIELDS, first_basis, inverse_root, new_fields, rotated, times, trace
 from presize.optim.blocks import Layout
 
 
 def new_state(param: Tensor, layout: Layout, group: Mapping[str, Any]) -> dict[str, Any]:
     """Before the first step."""
+    dtype = state_dtype(param)
     state: dict[str, Any] = {
         "step": torch.zeros((), dtype=torch.float32),
-        "exp_avg": torch.zeros_like(param, dtype=torch.float32),
+        "exp_avg": torch.zeros_like(param, dtype=dtype),
         "eigh_failures": 0,
-        **new_fields(layout, param.device),
+        **new_fields(layout, param.device, dtype),
     }
     if group["tail"] == "diagonal" and not layout.full:
-        state["tail_sq"] = torch.zeros_like(param, dtype=torch.float32)
+        state["tail_sq"] = torch.zeros_like(param, dtype=dtype)
     if group["grafting"] == "adam":
-        state["exp_avg_sq"] = torch.zeros_like(param, dtype=torch.float32)
+        state["exp_avg_sq"] = torch.zeros_like(param, dtype=dtype)
     return state
 
 
@@ -42,7 +44,7 @@ class Layers:
                     state[name] = part
 
     def step(self, grads: list[Tensor], squares: Tensor) -> None:
-        """``grads`` float32, of the parameters' shapes; ``squares`` (L, G, B): squared norms of their blocks."""
+        """``grads`` of the state's type and the parameters' shapes; ``squares`` (L, G, B): their blocks' squared norms."""
         for state in self.states:
             state["step"] += 1
         count = int(self.states[0]["step"])
@@ -133,18 +135,20 @@ class Layers:
             ) from error
 
     def _apply(self, correction1: float, correction2: float) -> None:
-        """W <- (1 - lr decay) W - lr (U root U^T m + tail^(-1/2) (m - U U^T m)), in few passes over W where it can be."""
+        """W <- (1 - lr decay) W - lr (U root U^T m + tail^(-1/2) (m - U U^T m)), if it can in few passes over W."""
         group, fields = self.group, self.stacked
         lr, decay = float(group["lr"]), group["weight_decay"]
         inside = None  # (L, G, B, R): what is added to the momentum's own part, in the basis
+        outside = None  # (L, G, B, 1): the scale of the momentum outside of the basis
+        mass = trace(fields["core"])
         if self.layout.rank:
             inside = (fields["root"] @ fields["projected"].unsqueeze(-1)).squeeze(-1)
-            scale = trace(fields["core"]).div_(correction2).sqrt_().add_(group["eps"]).mul_(correction1)
-            inside.div_(scale.unsqueeze(-1))
-        outside = None  # (L, G, B, 1): the scale of the momentum outside of the basis
+            inside.div_((mass / correction2).sqrt_().add_(group["eps"]).mul_(correction1).unsqueeze(-1))
         if group["tail"] == "scalar" and not self.layout.full:
-            outside = fields["tail"].div(correction2).sqrt_().add_(group["eps"]).mul_(correction1).reciprocal_()
-            outside = outside.unsqueeze(-1)
+            # where all gradients lie in the basis, what is outside is rounding, and must not be blown up
+            rounding = mass * (torch.finfo(mass.dtype).eps / self.layout.size)
+            tail = torch.maximum(fields["tail"], rounding)
+            outside = tail.div_(correction2).sqrt_().add_(group["eps"]).mul_(correction1).reciprocal_().unsqueeze(-1)
             if inside is not None:
                 inside.addcmul_(outside, fields["projected"], value=-1.0)
         for k, (param, state) in enumerate(zip(self.params, self.states, strict=True)):
@@ -170,7 +174,7 @@ class Layers:
     def _in_place(self, param: Tensor, weights: Tensor) -> bool:
         """The update needs no tensor of its own, and can go to the parameter's memory as it is computed."""
         plain = self.group["tail"] != "diagonal" and self.group["grafting"] == "none"
-        return plain and param.dtype == torch.float32 and weights.data_ptr() == param.data_ptr()
+        return plain and param.dtype == state_dtype(param) and weights.data_ptr() == param.data_ptr()
 
     def _update(
         self, k: int, inside: Tensor | None, outside: Tensor | None, correction1: float, correction2: float

@@ -78,7 +78,8 @@ class Plan:
                 f"the gradient of a parameter of shape {tuple(param.shape)} is sparse; BlockLowRank takes dense ones: "
                 "build the embedding with sparse=False"
             )
-        return -grad.float() if self.group["maximize"] else grad.float()
+        grad = grad.to(adam.state_dtype(param))
+        return -grad if self.group["maximize"] else grad
 
     def _arrange(self, members: list[Tensor], state: dict[Tensor, Any]) -> None:
         stacks: dict[Any, list[Tensor]] = defaultdict(list)
