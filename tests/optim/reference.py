@@ -48,12 +48,13 @@ def shared_basis(
     for t, grad in enumerate(grads, 1):
         momentum = betas[0] * momentum + (1 - betas[0]) * grad
         inner = grad @ basis
-        sketch = betas[1] * sketch + (1 - betas[1]) * grad.T @ inner
         for i in range(m):
             cores[i] = betas[1] * cores[i] + (1 - betas[1]) * np.outer(inner[i], inner[i])
             rest = np.sum((grad[i] - basis @ inner[i]) ** 2) / (n - r)
             tails[i] = betas[1] * tails[i] + (1 - betas[1]) * rest
         if t in refreshes:
+            keep = betas[1] ** (t - max((s for s in refreshes if s < t), default=0))
+            sketch = keep * sketch + (1 - keep) * grad.T @ inner
             new, _ = np.linalg.qr(sketch)
             for i in range(m):
                 model = basis @ cores[i] @ basis.T + tails[i] * (np.eye(n) - basis @ basis.T)

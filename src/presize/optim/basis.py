@@ -27,7 +27,7 @@ def new_fields(layout: Layout, device: torch.device, dtype: torch.dtype) -> dict
     groups, blocks, size, rank = layout.groups, layout.blocks, layout.size, layout.rank
     shapes = {
         "basis": (groups, size, rank),  # U, orthonormal columns
-        "sketch": (groups, size, rank),  # Y, running mean of sum over blocks of g g^T U
+        "sketch": (groups, size, rank),  # Y, mean of sum over blocks of g g^T U at refreshes
         "core": (groups, blocks, rank, rank),  # S, running mean of p p^T with p = U^T g
         "root": (groups, blocks, rank, rank),  # (S / tr S)^(-1/2), as it was at the last refresh
         "projected": (groups, blocks, rank),  # U^T of the momentum

@@ -68,11 +68,11 @@ class BlockLowRank(Optimizer):
         lr: float | Tensor = 1e-3,
         betas: tuple[float, float] = (0.9, 0.99),
         eps: float = 1e-8,
-        rank: int = 16,
-        update_interval: int = 20,
+        rank: int = 4,
+        update_interval: int = 5,
         weight_decay: float = 0.0,
         *,
-        block: str = "auto",
+        block: str = "row",
         heads: int = 1,
         tail: str = "scalar",
         grafting: str = "none",
@@ -120,8 +120,9 @@ class BlockLowRank(Optimizer):
         theirs = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
         for param, index in zip(ours, theirs, strict=True):
             for name, value in state_dict["state"].get(index, {}).items():
-                if torch.is_tensor(value) and name != "step":
-                    self.state[param][name] = value.to(device=param.device, copy=True)
+                if torch.is_tensor(value):
+                    device = "cpu" if name == "step" else param.device
+                    self.state[param][name] = value.to(device=device, copy=True)
         self._plans = [Plan(group) for group in self.param_groups]
 
     def _check(self, state_dict: dict[str, Any]) -> None:
@@ -144,7 +145,7 @@ class BlockLowRank(Optimizer):
                     )
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step; ``closure`` computes the loss anew, and its value is returned."""
         loss = None
         if closure is not None:

@@ -38,7 +38,7 @@ class Layout:
         matrix = tensor.flatten(1)
         if self.transposed:
             matrix = matrix.t()
-        return matrix.unflatten(0, (self.groups, self.blocks)) if self.groups > 1 else matrix.unsqueeze(0)
+        return matrix.view(self.groups, self.blocks, self.size) if self.groups > 1 else matrix.unsqueeze(0)
 
     def restore(self, blocks: Tensor, shape: Sequence[int]) -> Tensor:
         """The inverse of `view`: (groups, blocks, size) as a tensor of the parameter's shape."""

@@ -15,18 +15,18 @@ from presize.optim.blocks import Layout
 
 
 def new_state(param: Tensor, layout: Layout, group: Mapping[str, Any]) -> dict[str, Any]:
-    """Before the first step."""
+    """Before the first step; contiguous, so that `Layout.view` of it is its memory."""
     dtype = state_dtype(param)
     state: dict[str, Any] = {
         "step": torch.zeros((), dtype=torch.float32),
-        "exp_avg": torch.zeros_like(param, dtype=dtype),
+        "exp_avg": torch.zeros(param.shape, dtype=dtype, device=param.device),
         "eigh_failures": 0,
         **new_fields(layout, param.device, dtype),
     }
     if group["tail"] == "diagonal" and not layout.full:
-        state["tail_sq"] = torch.zeros_like(param, dtype=dtype)
+        state["tail_sq"] = torch.zeros(param.shape, dtype=dtype, device=param.device)
     if group["grafting"] == "adam":
-        state["exp_avg_sq"] = torch.zeros_like(param, dtype=dtype)
+        state["exp_avg_sq"] = torch.zeros(param.shape, dtype=dtype, device=param.device)
     return state
 
 
@@ -44,7 +44,7 @@ class Layers:
                     state[name] = part
 
     def step(self, grads: list[Tensor], squares: Tensor) -> None:
-        """``grads`` of the state's type and the parameters' shapes; ``squares`` (L, G, B): their blocks' squared norms."""
+        """``grads`` as the parameters but of the state's type; ``squares`` (L, G, B): their blocks' squared norms."""
         for state in self.states:
             state["step"] += 1
         count = int(self.states[0]["step"])
@@ -56,10 +56,12 @@ class Layers:
         if not self.layout.full:
             self._observe_tail(views, squares, beta2)
         if self.group["grafting"] == "adam":
-            squares = [state["exp_avg_sq"] for state in self.states]
-            torch._foreach_mul_(squares, beta2)
-            torch._foreach_addcmul_(squares, grads, grads, 1.0 - beta2)
+            adams = [state["exp_avg_sq"] for state in self.states]
+            torch._foreach_mul_(adams, beta2)
+            torch._foreach_addcmul_(adams, grads, grads, 1.0 - beta2)
         if self.layout.rank and self._next_refresh(count) == count:
+            if not self.layout.full:
+                self._sketch(views, beta2 ** (count - self._last_refresh(count)))
             ahead = self._next_refresh(count + 1) - 1
             self._refresh((1.0 - beta2 ** (ahead - count)) / (1.0 - beta2**ahead))
         self._apply(1.0 - beta1**count, 1.0 - beta2**count)
@@ -71,8 +73,20 @@ class Layers:
             return -(-count // interval) * interval
         return min(1 << (count - 1).bit_length(), interval)
 
+    def _last_refresh(self, count: int) -> int:
+        """The last one before this step; 0 if there was none."""
+        interval: int = self.group["update_interval"]
+        if count > interval:
+            return (count - 1) // interval * interval
+        return 1 << (count - 1).bit_length() - 1 if count > 1 else 0
+
+    def _sketch(self, views: list[Tensor], keep: float) -> None:
+        """Y: of the gradients between two refreshes the last stands for all; every one of them would cost a product."""
+        for view, now, sketch in zip(views, self.now, self.stacked["sketch"], strict=True):
+            sketch.lerp_(times(view.mT, now), 1.0 - keep)
+
     def _observe(self, views: list[Tensor], count: int, beta1: float, beta2: float) -> None:
-        """P = G U and with it the cores, the sketch, and the momentum within the basis."""
+        """P = G U and with it the cores and the momentum within the basis."""
         fields = self.stacked
         if self.layout.full:
             self.now = torch.stack(views)
@@ -81,8 +95,6 @@ class Layers:
                 for k, view in enumerate(views):
                     fields["basis"][k] = first_basis(view, self.layout.rank)
             self.now = torch.stack([times(view, basis) for view, basis in zip(views, fields["basis"], strict=True)])
-            for view, now, sketch in zip(views, self.now, fields["sketch"], strict=True):
-                sketch.lerp_(times(view.mT, now), 1.0 - beta2)
         fields["projected"].lerp_(self.now, 1.0 - beta1)
         fields["core"].mul_(beta2).addcmul_(self.now.unsqueeze(-1), self.now.unsqueeze(-2), value=1.0 - beta2)
 
@@ -108,7 +120,7 @@ class Layers:
             basis, sketch, core, tail = rotated(fields["basis"], fields["sketch"], core, fields["tail"])
         try:
             root = inverse_root(core, unseen)
-        except torch.linalg.LinAlgError as error:
+        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
             self._count_failure(error)
             return
         for state in self.states:
