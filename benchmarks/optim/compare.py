@@ -84,7 +84,9 @@ class _MuonAndAdam(torch.optim.Optimizer):
 
 
 ENTRIES = {
-    "adamw": Entry(3e-3, lambda m, lr: torch.optim.AdamW(m.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.0)),
+    "adamw": Entry(
+        9.49e-4, lambda m, lr: torch.optim.AdamW(m.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.0)
+    ),
     "sgd": Entry(3e-3, lambda m, lr: torch.optim.SGD(m.parameters(), lr=lr, momentum=0.9, nesterov=True)),
     "muon": Entry(1e-2, _MuonAndAdam),
     "shampoo": Entry(3e-3, _peer("ScalableShampoo", weight_decay=0.0, preconditioning_compute_steps=10)),

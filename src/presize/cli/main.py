@@ -40,6 +40,7 @@ VERBS = (
     Verb("learn", "Forecast lengths", "learn to forecast lengths from such a log", "presize.cli.learn"),
     Verb("evaluate", "Forecast lengths", "how good a learned predictor's forecasts are", "presize.cli.evaluate"),
     Verb("explain", "Forecast lengths", "which words of a prompt make the answer long or short", "presize.cli.explain"),
+    Verb("optim", "Train", "`report` shows how well second moments of a model are approximated", "presize.cli.optim"),
     Verb("bench", "Measure", "`offline` compares admission policies, `serve` loads a server", "presize.cli.bench"),
 )
 _SERVER_PACKAGES = ("fastapi", "uvicorn", "starlette", "pydantic", "prometheus_client", "aiohttp")

@@ -46,8 +46,12 @@ def save_forecasts(path: Path, curves: Sequence[LengthDistribution], lengths: In
     ``censored``: true where an answer was cut off. Written whole or not at all; ConfigError as for `check_plot`.
     """
     check_plot(path)
+    save_figure(path, _figure(curves, np.asarray(lengths, dtype=np.int64), np.asarray(censored, dtype=bool)))
+
+
+def save_figure(path: Path, figure: Any) -> None:
+    """Write a picture whole or not at all; ConfigError if that fails."""
     content = io.BytesIO()
-    figure = _figure(curves, np.asarray(lengths, dtype=np.int64), np.asarray(censored, dtype=bool))
     figure.savefig(content, format=path.suffix.lower().removeprefix("."), dpi=_DOTS)
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)

@@ -1,7 +1,6 @@
 """Second moments of a layer's blocks in one shared basis of low rank: how they are kept, rotated, and inverted.
 
-Of layers of one shape the tensors are stacked, so that each operation is one call for all of them. Letters in the
-shapes: L layers, G bases in a layer, B blocks that share a basis, N numbers in a block, R rank.
+Letters in the shapes: G bases in a layer, B blocks that share a basis, N numbers in a block, R rank.
 
 Only the abstract of "Block Low-Rank Preconditioner with Shared Basis for Stochastic Optimization" (Yen, Duvvuri,
 Dhillon, Hsieh, NeurIPS 2023) was available. From it: each diagonal block of a layer's second-moment matrix is
@@ -17,8 +16,7 @@ from torch import Tensor
 
 from presize.optim.blocks import Layout
 
-# what a layer's state holds besides its momentum, and the trailing shape of each
-FIELDS = ("basis", "sketch", "core", "root", "projected", "tail")
+BLOCK_FIELDS = ("core", "root", "projected", "tail")  # of the state, what is there for each block
 _SEED = 0  # of the first basis: the same in every process, whatever the global generator does
 
 
@@ -83,8 +81,15 @@ def trace(matrices: Tensor) -> Tensor:
     return matrices.diagonal(dim1=-2, dim2=-1).sum(-1)
 
 
-def inverse_root(core: Tensor, unseen: float) -> Tensor:
-    """N_i^(-1/2), (..., B, R, R): N_i = (1 - unseen) S_i / tr S_i + unseen * (mean S, of trace 1).
+def common_core(core: Tensor) -> Tensor:
+    """(..., 1, R, R) with trace 1: what the blocks of (..., B, R, R) that share a basis have in common."""
+    mean = core.mean(-3, keepdim=True)
+    eye = torch.eye(core.shape[-1], dtype=core.dtype, device=core.device) / core.shape[-1]
+    return torch.where(_scale(mean) > 0, mean / _scale(mean), eye)
+
+
+def inverse_root(core: Tensor, common: Tensor, unseen: float) -> Tensor:
+    """N_i^(-1/2), (..., R, R): N_i = (1 - unseen) S_i / tr S_i + unseen * common_i.
 
     A root is in use until the next refresh, while the gradients that it has not seen come to make up the share
     ``unseen`` of the second moment. A block's own core may be singular, or nothing at all, so for those gradients it is
@@ -92,13 +97,9 @@ def inverse_root(core: Tensor, unseen: float) -> Tensor:
     a refresh at every step nothing is unseen. Eigenvalues below what the type can tell from zero count as that much.
     torch.linalg.LinAlgError if the decomposition fails.
     """
-    rank = core.shape[-1]
-    mean = core.mean(-3, keepdim=True)
-    eye = torch.eye(rank, dtype=core.dtype, device=core.device)
-    common = torch.where(_scale(mean) > 0, mean / _scale(mean), eye / rank)
     own = torch.where(_scale(core) > 0, core / _scale(core), common)
-    values, vectors = torch.linalg.eigh(torch.lerp(own, common.expand_as(own), unseen))
-    scale = values.clamp(min=rank * torch.finfo(values.dtype).eps).rsqrt()
+    values, vectors = torch.linalg.eigh(torch.lerp(own, common, unseen))
+    scale = values.clamp(min=core.shape[-1] * torch.finfo(values.dtype).eps).rsqrt()
     result: Tensor = (vectors * scale.unsqueeze(-2)) @ vectors.mT
     return result
 

@@ -1,4 +1,4 @@
-"""Which parameters of a group step together: layers of one shape as a stack, the rest by Adam."""
+"""Which parameters of a group step together: layers of one rank together, the rest by Adam."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Plan:
         self._stacks: list[layers.Layers] = []
         self._plain: list[list[Tensor]] = []  # Adam's, by device and type
         self._grads: dict[Tensor, Tensor] = {}
-        self._squares: list[Tensor] = []  # (L, G, B) of each stack: squared norms of its gradients' blocks
+        self._squares: list[Tensor] = []  # (A,) of each stack: squared norms of its gradients' blocks
 
     def prepare(self, state: dict[Tensor, Any]) -> list[Tensor]:
         """Take this step's gradients; tensors that are finite if all of them are. ConfigError for sparse ones."""
@@ -56,7 +56,12 @@ class Plan:
         if len(members) != len(self._members) or any(a is not b for a, b in zip(members, self._members, strict=True)):
             self._arrange(members, state)
         self._squares = [
-            torch.stack([squared_norms(stack.layout.view(self._grads[param])) for param in stack.params])
+            torch.cat(
+                [
+                    squared_norms(layout.view(self._grads[param])).flatten()
+                    for param, layout in zip(stack.params, stack.layouts, strict=True)
+                ]
+            )
             for stack in self._stacks
         ]
         plain = [torch.stack(torch._foreach_norm([self._grads[param] for param in part])) for part in self._plain]
@@ -82,19 +87,19 @@ class Plan:
         return -grad if self.group["maximize"] else grad
 
     def _arrange(self, members: list[Tensor], state: dict[Tensor, Any]) -> None:
-        stacks: dict[Any, list[Tensor]] = defaultdict(list)
+        stacks: dict[Any, list[tuple[Tensor, Layout]]] = defaultdict(list)
         plain: dict[Any, list[Tensor]] = defaultdict(list)
-        layouts = {param: layout_in(self.group, param) for param in members}
-        for param, layout in layouts.items():
+        for param in members:
             if not state[param]:
                 state[param].update(new_state(param, self.group))
-            kind = (param.device, param.dtype)
+            layout, kind = layout_in(self.group, param), (param.device, param.dtype)
             if layout is None:
                 plain[kind].append(param)
             else:
-                stacks[layout, kind, float(state[param]["step"])].append(param)
+                stacks[kind, layout.rank, layout.full, float(state[param]["step"])].append((param, layout))
         self._members = members
         self._plain = list(plain.values())
         self._stacks = []
-        for (layout, _, _), params in stacks.items():
-            self._stacks.append(layers.Layers(params, [state[param] for param in params], layout, self.group))
+        for stack in stacks.values():
+            params, layouts = [param for param, _ in stack], [layout for _, layout in stack]
+            self._stacks.append(layers.Layers(params, [state[param] for param in params], layouts, self.group))
