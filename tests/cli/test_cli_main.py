@@ -54,7 +54,7 @@ SURFACE = {
     """,
 }
 
-VERB_NAMES = ["pull", "serve", "generate", "collect", "learn", "evaluate", "explain", "bench"]
+VERB_NAMES = ["pull", "serve", "generate", "collect", "learn", "evaluate", "explain", "optim", "bench"]
 
 
 def python(code: str, *, stdout: Any = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
