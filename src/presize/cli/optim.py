@@ -86,7 +86,7 @@ def _print(console: Console, found: list[dict[str, Any]]) -> None:
 
     for reference, title in (("full", "the whole matrix"), ("blocks", "its diagonal blocks")):
         table = Table(box=box.SIMPLE_HEAD, title=f"Relative error against {title}", title_justify="left")
-        table.add_column("approximation")
+        table.add_column("approximation", no_wrap=True)
         for row in found:
             table.add_column(row["type"], justify="right")
         for method in found[0]["errors"]:
