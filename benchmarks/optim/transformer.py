@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from compare import Task, compare, parser
+from compare import ENTRIES, Entry, Task, compare, parser
 from data import text
 from torch import Tensor, nn
+
+from presize.optim import BlockLowRank, param_groups
 
 
 class Block(nn.Module):
@@ -48,6 +50,20 @@ class Decoder(nn.Module):
         x = self.tokens(tokens) + self.positions.weight[: tokens.shape[1]]
         logits: Tensor = self.head(self.norm(self.blocks(x)))
         return logits
+
+
+def by_head(model: nn.Module, lr: float) -> torch.optim.Optimizer:
+    """A basis for each head in query, key and value, where the paper's appendix is said to find weights most alike."""
+    assert isinstance(model, Decoder)
+    projections = {id(m.weight) for block in model.blocks for m in (block.query, block.key, block.value)}
+    everything, *tables = param_groups(model)
+    inside = [param for param in everything["params"] if id(param) in projections]
+    outside = [param for param in everything["params"] if id(param) not in projections]
+    groups = [{"params": inside, "block": "head", "heads": model.blocks[0].heads}, {"params": outside}, *tables]
+    return BlockLowRank(groups, lr=lr)
+
+
+ENTRIES["blr-4-heads"] = Entry(3e-3, by_head)
 
 
 def main() -> None:

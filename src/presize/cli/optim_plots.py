@@ -44,6 +44,8 @@ def _draw_heat(panel: Any, row: Mapping[str, Any]) -> None:
 
 
 def _draw_errors(panel: Any, row: Mapping[str, Any], reference: str, title: str) -> None:
+    from matplotlib.ticker import ScalarFormatter
+
     errors = row["errors"]
     ranked: dict[str, list[tuple[int, float]]] = {"own": [], "shared": []}
     for method, values in errors.items():
@@ -59,6 +61,7 @@ def _draw_errors(panel: Any, row: Mapping[str, Any], reference: str, title: str)
             panel.axhline(errors[method][reference], color=colour, linewidth=1.0, label=method)
     panel.set_ylim(0.0, 1.05)
     panel.set_xscale("log", base=2)
+    panel.xaxis.set_major_formatter(ScalarFormatter())
     panel.set_xlabel("rank", fontsize=7)
     panel.set_title(title, fontsize=8)
     panel.tick_params(labelsize=7)
