@@ -1,7 +1,8 @@
 """Milliseconds of one optimizer step and numbers of state, against width, beside the formulas.
 
 For each width: four square layers with biases, random gradients. The means are over whole intervals between refreshes,
-so that their cost is in. Floor of memory traffic: `fused` AdamW, which reads and writes everything once.
+so that their cost is in. Optimizers take turns. `cpu` is the processor's time, of all threads: on a machine that others
+use it says more than the clock. Floor of memory traffic: `fused` AdamW, which reads and writes everything once.
 
 python benchmarks/optim/cost.py --save
 python benchmarks/optim/cost.py --shapes autoencoder --save
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -50,39 +52,49 @@ def main() -> None:
         models = {name: nn.Sequential(*(nn.Linear(*shape) for shape in shapes)) for name in entries if name not in skip}
         times = measure({name: entries[name].build(model, 1e-6) for name, model in models.items()}, options.rounds)
         found[case] = {}
-        for name, (seconds, state) in times.items():
-            ratio = seconds / times["adamw"][0]
-            memory = state / times["adamw"][1]
-            row = {"step_ms": 1e3 * seconds, "time_to_adamw": ratio, "memory_to_adamw": memory, "state_numbers": state}
+        for name, (seconds, cpu, state) in times.items():
+            ratio, cpu_ratio = seconds / times["adamw"][0], cpu / times["adamw"][1]
+            memory = state / times["adamw"][2]
+            row = {
+                "step_ms": 1e3 * seconds, "time_to_adamw": ratio, "cpu_ms": 1e3 * cpu, "cpu_to_adamw": cpu_ratio,
+                "memory_to_adamw": memory, "state_numbers": state,
+            }  # fmt: skip
             if name.startswith("blr"):
                 row["state_by_formula"] = formula(shapes, int(name.removeprefix("blr-")))
             found[case][name] = row
-            print(f"{case:>12} {name:12s} {1e3 * seconds:8.2f} ms, {ratio:6.2f} of AdamW's; memory {memory:.3f}")
-    result = {"shapes": options.shapes, "threads": torch.get_num_threads(), "rounds": options.rounds}
+            print(f"{case:>12} {name:12s} {1e3 * seconds:8.2f} ms, {ratio:6.2f} of AdamW's; cpu {1e3 * cpu:8.2f} ms, "
+                  f"{cpu_ratio:6.2f}; memory {memory:.3f}", flush=True)  # fmt: skip
+    result = {
+        "shapes": options.shapes,
+        "load_average": os.getloadavg()[0],
+        "threads": torch.get_num_threads(),
+        "rounds": options.rounds,
+    }
     name = "optim-cost" if options.shapes == "square" else "optim-cost-autoencoder"
     report(name, {**result, "found": rounded(found)}, save=options.save)
 
 
-def measure(optimizers: dict[str, torch.optim.Optimizer], rounds: int) -> dict[str, tuple[float, int]]:
-    """(median seconds of a step, numbers of state) of each; they take turns, so that all meet the same machine."""
+def measure(optimizers: dict[str, torch.optim.Optimizer], rounds: int) -> dict[str, tuple[float, float, int]]:
+    """(median seconds of a step, by the clock and of the processor, numbers of state) of each; they take turns."""
     for optimizer in optimizers.values():
         for group in optimizer.param_groups:
             for param in group["params"]:
                 param.grad = 1e-3 * torch.randn_like(param)
         twenty(optimizer.step)
-    spent: dict[str, list[float]] = {name: [] for name in optimizers}
+    spent: dict[str, list[tuple[float, float]]] = {name: [] for name in optimizers}
     for _ in range(rounds):
         for name, optimizer in optimizers.items():
             spent[name].append(twenty(optimizer.step))
-    return {name: (statistics.median(spent[name]), state_numbers(made)) for name, made in optimizers.items()}
+    medians = {name: [statistics.median(times) for times in zip(*spent[name], strict=True)] for name in optimizers}
+    return {name: (*medians[name], state_numbers(optimizer)) for name, optimizer in optimizers.items()}
 
 
-def twenty(step: Callable[[], Any]) -> float:
-    """Mean seconds of a step over 20 of them."""
-    began = time.perf_counter()
+def twenty(step: Callable[[], Any]) -> tuple[float, float]:
+    """Mean seconds of a step over 20 of them: by the clock, and of the processor."""
+    began, busy = time.perf_counter(), time.process_time()
     for _ in range(20):
         step()
-    return (time.perf_counter() - began) / 20
+    return (time.perf_counter() - began) / 20, (time.process_time() - busy) / 20
 
 
 def formula(shapes: list[tuple[int, int]], rank: int) -> int:
