@@ -88,7 +88,7 @@ def _print(console: Console, found: list[dict[str, Any]]) -> None:
         table = Table(box=box.SIMPLE_HEAD, title=f"Relative error against {title}", title_justify="left")
         table.add_column("approximation", no_wrap=True)
         for row in found:
-            table.add_column(row["type"], justify="right")
+            table.add_column(row["type"], justify="right", min_width=len("0.000"))
         for method in found[0]["errors"]:
             cells = [row["errors"][method].get(reference) for row in found]
             if cells[0] is not None:
