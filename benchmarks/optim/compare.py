@@ -191,6 +191,7 @@ def compare(task: Task, description: str, options: Any) -> None:
             "search_space": f"{options.trials} learning rates a factor of sqrt(10) apart, by the final loss of seed 0",
             "schedule": "warm-up over 5 % of the steps, then linear to 0; no weight decay",
             "threads": torch.get_num_threads(),
+            "times": "by the clock, on a machine that may have been busy with other work; cost.py has those that count",
             "optimizers": rounded(rows),
         }
         report(f"optim-{task.name}", result, save=options.save)
