@@ -315,3 +315,22 @@ class WatchOptions(Options):
     """What is made of the log."""
 
     save_plot: str | None = option(None, "write a picture: evenness and sparsity of each layer over the steps")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimReportOptions(Options):
+    """What is looked at."""
+
+    text: str | None = option(None, "text file for a model: the gradients are those of its next-token loss")
+    samples: int = option(64, "gradients: batches of a script, pieces of the text", low=2, high=100_000)
+    context: int = option(64, "tokens in a piece of the text", low=2, high=2**20)
+    rows: int = option(24, "outputs of a layer that are looked at", low=1, high=1024)
+    columns: int = option(40, "inputs of a layer that are looked at", low=1, high=1024)
+    rank: tuple[int, ...] = option((1, 4, 16), "columns of a basis")
+    heads: int = option(1, "runs of rows that have a basis of their own, beside one basis for all", low=1, high=1024)
+    save_plot: str | None = option(None, "write a picture: heat maps of the second moments, and errors by rank")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for rank in self.rank:
+            check_range("rank", rank, 1, 1024)

@@ -6,6 +6,7 @@ PresizeError
 │   └── CapacityError                a request that can never fit, with the numbers
 ├── OverloadedError                  more is waiting than a limit or an objective allows: try again later
 ├── EngineFailed                     the engine has ended, or is about to
+├── NumericalError                   training has met a number that is not finite, or a decomposition that fails
 └── ModelError                       a model or predictor that is missing, damaged or not supported
 
 Everything a user can cause is one of these, and its text is one sentence that says what to do; the command line
@@ -41,6 +42,10 @@ class OverloadedError(PresizeError):
 
 class EngineFailed(PresizeError):
     """The engine has ended, or is about to: no request can be served any more."""
+
+
+class NumericalError(PresizeError):
+    """A gradient is not finite, or a decomposition fails again and again: the training can not go on as it is."""
 
 
 class ModelError(PresizeError):

@@ -74,7 +74,7 @@ SURFACE = {
 
 VERB_NAMES = [
     "pull", "serve", "generate", "collect", "learn", "evaluate", "explain", "simulate", "plan", "calibrate", "bench",
-    "shape", "dynamics",
+    "optim", "shape", "dynamics",
 ]  # fmt: skip
 
 

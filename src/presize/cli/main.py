@@ -44,6 +44,7 @@ VERBS = (
     Verb("plan", "Plan", "the fewest devices that hold an objective, by policy", "presize.cli.plan"),
     Verb("calibrate", "Plan", "fit the device model to this machine, for `simulate`", "presize.cli.calibrate"),
     Verb("bench", "Measure", "`offline` compares admission policies, `serve` loads a server", "presize.cli.bench"),
+    Verb("optim", "Train", "`report` shows how well second moments of a model are approximated", "presize.cli.optim"),
     Verb(
         "shape", "Understand attention", "depth and width for a size, and what they cost to serve", "presize.cli.shape"
     ),

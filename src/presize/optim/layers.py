@@ -1,0 +1,212 @@
+"""One step of layers whose bases have one rank: what is small is one tensor for all, what is large is theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from presize.errors import NumericalError
+from presize.optim.adam import state_dtype
+from presize.optim.basis import BLOCK_FIELDS, common_core, first_basis, inverse_root, new_fields, rotated, times, trace
+from presize.optim.blocks import Layout
+
+
+def new_state(param: Tensor, layout: Layout, group: Mapping[str, Any]) -> dict[str, Any]:
+    """Before the first step; contiguous, so that `Layout.view` of it is its memory."""
+    dtype = state_dtype(param)
+    state: dict[str, Any] = {
+        "step": torch.zeros((), dtype=torch.float32),
+        "exp_avg": torch.zeros(param.shape, dtype=dtype, device=param.device),
+        "eigh_failures": 0,
+        **new_fields(layout, param.device, dtype),
+    }
+    if group["tail"] == "diagonal" and not layout.full:
+        state["tail_sq"] = torch.zeros(param.shape, dtype=dtype, device=param.device)
+    if group["grafting"] == "adam":
+        state["exp_avg_sq"] = torch.zeros(param.shape, dtype=dtype, device=param.device)
+    return state
+
+
+class Layers:
+    """Layers of one group, type, rank and step count; A is the number of all their blocks.
+
+    What is of blocks, cores (A, R, R) and the like, lies in one tensor, and each layer's state views its part; momenta
+    and bases are the layers' own. So a step is few calls, however many shapes there are.
+    """
+
+    def __init__(
+        self, params: list[Tensor], states: list[dict[str, Any]], layouts: list[Layout], group: dict[str, Any]
+    ) -> None:
+        self.params, self.states, self.layouts, self.group = params, states, layouts, group
+        self.rank, self.full = layouts[0].rank, layouts[0].full
+        counts = [layout.groups * layout.blocks for layout in layouts]
+        self.flat: dict[str, Tensor] = {}
+        for name in BLOCK_FIELDS:
+            if name not in states[0]:
+                continue
+            self.flat[name] = torch.cat([state[name].flatten(0, 1) for state in states])
+            for state, part in zip(states, self.flat[name].split(counts), strict=True):
+                state[name] = part.view(state[name].shape)
+        sizes = torch.tensor([layout.size for layout in layouts], dtype=states[0]["exp_avg"].dtype)
+        self.sizes = sizes.repeat_interleave(torch.tensor(counts)).to(params[0].device)  # (A,)
+
+    def step(self, grads: list[Tensor], squares: Tensor) -> None:
+        """``grads`` as the parameters but of the state's type; ``squares`` (A,): squared norms of their blocks."""
+        for state in self.states:
+            state["step"] += 1
+        count = int(self.states[0]["step"])
+        beta1, beta2 = self.group["betas"]
+        views = [layout.view(grad) for layout, grad in zip(self.layouts, grads, strict=True)]
+        torch._foreach_lerp_([state["exp_avg"] for state in self.states], grads, 1.0 - beta1)
+        if count == 1 and self.rank and not self.full:
+            for view, state in zip(views, self.states, strict=True):
+                state["basis"].copy_(first_basis(view, self.rank))
+        inner = self._inner(views)
+        if self.rank:
+            self.flat["projected"].lerp_(inner, 1.0 - beta1)
+            self.flat["core"].mul_(beta2).addcmul_(inner.unsqueeze(-1), inner.unsqueeze(-2), value=1.0 - beta2)
+        if not self.full:
+            self._observe_tail(views, inner, squares, beta2)
+        if self.group["grafting"] == "adam":
+            adams = [state["exp_avg_sq"] for state in self.states]
+            torch._foreach_mul_(adams, beta2)
+            torch._foreach_addcmul_(adams, grads, grads, 1.0 - beta2)
+        if self.rank and self._next_refresh(count) == count:
+            if not self.full:
+                self._sketch(views, inner, beta2 ** (count - self._last_refresh(count)))
+            ahead = self._next_refresh(count + 1) - 1
+            self._refresh((1.0 - beta2 ** (ahead - count)) / (1.0 - beta2**ahead))
+        self._apply(1.0 - beta1**count, 1.0 - beta2**count)
+
+    def _next_refresh(self, count: int) -> int:
+        """The first refresh from this step on: every ``update_interval`` steps, before that, as all is new, at 2^k."""
+        interval: int = self.group["update_interval"]
+        if count >= interval:
+            return -(-count // interval) * interval
+        return min(1 << (count - 1).bit_length(), interval)
+
+    def _last_refresh(self, count: int) -> int:
+        """The last one before this step; 0 if there was none."""
+        interval: int = self.group["update_interval"]
+        if count > interval:
+            return (count - 1) // interval * interval
+        return 1 << (count - 1).bit_length() - 1 if count > 1 else 0
+
+    def _inner(self, views: list[Tensor]) -> Tensor:
+        """P = G U of all layers, (A, R); with a full basis, which is the identity, the gradients."""
+        if self.full:
+            return torch.cat([view.flatten(0, 1) for view in views])
+        parts = [times(view, state["basis"]) for view, state in zip(views, self.states, strict=True)]
+        return torch.cat([part.flatten(0, 1) for part in parts])
+
+    def _parts(self, flat: Tensor) -> list[Tensor]:
+        """(A, ...) as the layers' (G, B, ...)."""
+        counts = [layout.groups * layout.blocks for layout in self.layouts]
+        parts = zip(flat.split(counts), self.layouts, strict=True)
+        return [part.view(layout.groups, layout.blocks, *flat.shape[1:]) for part, layout in parts]
+
+    def _observe_tail(self, views: list[Tensor], inner: Tensor, squares: Tensor, beta2: float) -> None:
+        """What of the gradient lies outside of the basis, as mean squares: of a block, or of each of its numbers."""
+        outside = (squares - inner.square().sum(-1)).clamp_(min=0.0).div_(self.sizes - self.rank)
+        self.flat["tail"].lerp_(outside, 1.0 - beta2)
+        if self.group["tail"] != "diagonal":
+            return
+        for view, state, layout, part in zip(views, self.states, self.layouts, self._parts(inner), strict=True):
+            rest = torch.baddbmm(view, part, state["basis"].mT, alpha=-1.0) if self.rank else view
+            layout.view(state["tail_sq"]).mul_(beta2).addcmul_(rest, rest, value=1.0 - beta2)
+
+    def _sketch(self, views: list[Tensor], inner: Tensor, keep: float) -> None:
+        """Y: of the gradients between two refreshes the last stands for all; every one of them would cost a product."""
+        for view, part, state in zip(views, self._parts(inner), self.states, strict=True):
+            state["sketch"].lerp_(times(view.mT, part), 1.0 - keep)
+
+    def _refresh(self, unseen: float) -> None:
+        """New bases, and new roots in them; if the decomposition fails all stays as it was."""
+        fields = ("basis", "sketch", "core", "tail")
+        turned = [] if self.full else [rotated(*(state[name] for name in fields)) for state in self.states]
+        cores = [new[2] for new in turned] or [state["core"] for state in self.states]
+        common = torch.cat([common_core(core).expand_as(core).flatten(0, 1) for core in cores])
+        try:
+            root = inverse_root(torch.cat([core.flatten(0, 1) for core in cores]), common, unseen)
+        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+            self._count_failure(error)
+            return
+        self.flat["root"].copy_(root)
+        for state in self.states:
+            state["eigh_failures"] = 0
+        for state, layout, new in zip(self.states, self.layouts, turned, strict=False):
+            for name, value in zip(fields, new, strict=True):
+                state[name].copy_(value)
+            state["projected"].copy_(times(layout.view(state["exp_avg"]), state["basis"]))
+
+    def _count_failure(self, error: Exception) -> None:
+        tolerated = self.group["tolerated_failures"]
+        for state in self.states:
+            state["eigh_failures"] += 1
+        failures = max(state["eigh_failures"] for state in self.states)
+        if failures > tolerated:
+            shapes = ", ".join(sorted({str(tuple(param.shape)) for param in self.params}))
+            raise NumericalError(
+                f"the eigendecomposition of the second moments of parameters of shape {shapes} failed {failures} times "
+                f"in a row, {tolerated} are tolerated: {error}"
+            ) from error
+
+    def _apply(self, correction1: float, correction2: float) -> None:
+        """W <- (1 - lr decay) W - lr (U root U^T m + tail^(-1/2) (m - U U^T m)), if it can in few passes over W."""
+        lr, eps, decay = (
+            float(self.group["lr"]),
+            self.group["eps"],
+            1.0 - float(self.group["lr"]) * self.group["weight_decay"],
+        )
+        mass = trace(self.flat["core"])
+        scale = (mass / correction2).sqrt_().add_(eps).mul_(correction1)
+        # (A, R): the step in the basis; (A, 1): the scale of the momentum outside of it
+        inside = (self.flat["root"] @ self.flat["projected"].unsqueeze(-1)).squeeze(-1).div_(scale.unsqueeze(-1))
+        outside: list[Tensor] | None = None
+        if self.group["tail"] == "scalar" and not self.full:
+            # where all gradients lie in the basis, what is outside is rounding, and must not be blown up
+            tail = torch.maximum(self.flat["tail"], mass * torch.finfo(mass.dtype).eps / self.sizes)
+            outer = tail.div_(correction2).sqrt_().add_(eps).mul_(correction1).reciprocal_().unsqueeze(-1)
+            inside.addcmul_(outer, self.flat["projected"], value=-1.0)
+            outside = self._parts(outer)
+        for k, part in enumerate(self._parts(inside)):
+            param, state, layout = self.params[k], self.states[k], self.layouts[k]
+            weights, outer_part = layout.view(param), outside[k] if outside else None
+            if not self._in_place(param, weights):
+                update = self._update(k, part, outer_part, correction1, correction2)
+                param.mul_(decay).add_(layout.restore(update, param.shape), alpha=-lr)
+                continue
+            if self.full or not self.rank:
+                weights.mul_(decay)
+            if self.full:
+                weights.add_(part, alpha=-lr)
+            elif self.rank:
+                weights.baddbmm_(part, state["basis"].mT, beta=decay, alpha=-lr)
+            if outer_part is not None:
+                weights.addcmul_(layout.view(state["exp_avg"]), outer_part, value=-lr)
+
+    def _in_place(self, param: Tensor, weights: Tensor) -> bool:
+        """The update needs no tensor of its own, and can go to the parameter's memory as it is computed."""
+        plain = self.group["tail"] != "diagonal" and self.group["grafting"] == "none"
+        return plain and param.dtype == state_dtype(param) and weights.data_ptr() == param.data_ptr()
+
+    def _update(self, k: int, inside: Tensor, outside: Tensor | None, correction1: float, correction2: float) -> Tensor:
+        """(G, B, N) of layer ``k``: the direction, grafted if asked for."""
+        state, eps, view = self.states[k], self.group["eps"], self.layouts[k].view
+        momentum = view(state["exp_avg"])
+        if outside is not None:
+            update = momentum * outside
+        elif self.group["tail"] == "diagonal" and not self.full:
+            rest = torch.baddbmm(momentum, state["projected"], state["basis"].mT, alpha=-1.0) if self.rank else momentum
+            update = rest.div(correction1) / view(state["tail_sq"]).div(correction2).sqrt_().add_(eps)
+        else:
+            update = torch.zeros_like(momentum)
+        if self.rank:
+            update += inside if self.full else inside @ state["basis"].mT
+        if self.group["grafting"] == "adam":
+            adam = momentum.div(correction1) / view(state["exp_avg_sq"]).div(correction2).sqrt_().add_(eps)
+            update *= adam.norm() / update.norm().clamp_(min=torch.finfo(update.dtype).tiny)
+        return update

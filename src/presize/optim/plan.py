@@ -1,0 +1,105 @@
+"""Which parameters of a group step together: layers of one rank together, the rest by Adam."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from presize.errors import ConfigError
+from presize.optim import adam, layers
+from presize.optim.basis import squared_norms
+from presize.optim.blocks import Layout, layout_of
+
+# what the shape of a state depends on, so that it can not change while training
+STRUCTURE = ("rank", "block", "heads", "tail", "grafting", "max_dim", "precondition")
+
+
+def layout_in(group: Mapping[str, Any], param: Tensor) -> Layout | None:
+    """The parameter's blocks; None where Adam takes it."""
+    if not group["precondition"]:
+        return None
+    return layout_of(
+        param.shape, rank=group["rank"], block=group["block"], heads=group["heads"], max_dim=group["max_dim"]
+    )
+
+
+def new_state(param: Tensor, group: Mapping[str, Any]) -> dict[str, Any]:
+    """A parameter's state before its first step."""
+    layout = layout_in(group, param)
+    return adam.new_state(param) if layout is None else layers.new_state(param, layout, group)
+
+
+class Plan:
+    """One parameter group's work. It is made anew when other parameters have gradients than in the step before."""
+
+    def __init__(self, group: dict[str, Any]) -> None:
+        self.group = group
+        self._structure: tuple[Any, ...] | None = None
+        self._members: list[Tensor] = []
+        self._stacks: list[layers.Layers] = []
+        self._plain: list[list[Tensor]] = []  # Adam's, by device and type
+        self._grads: dict[Tensor, Tensor] = {}
+        self._squares: list[Tensor] = []  # (A,) of each stack: squared norms of its gradients' blocks
+
+    def prepare(self, state: dict[Tensor, Any]) -> list[Tensor]:
+        """Take this step's gradients; tensors that are finite if all of them are. ConfigError for sparse ones."""
+        structure = tuple(self.group[name] for name in STRUCTURE)
+        if self._structure not in (None, structure):
+            raise ConfigError(f"{', '.join(STRUCTURE)} of a parameter group can not change once it has been trained")
+        self._structure = structure
+        members = [param for param in self.group["params"] if param.grad is not None and param.numel()]
+        self._grads = {param: self._gradient(param) for param in members}
+        if len(members) != len(self._members) or any(a is not b for a, b in zip(members, self._members, strict=True)):
+            self._arrange(members, state)
+        self._squares = [
+            torch.cat(
+                [
+                    squared_norms(layout.view(self._grads[param])).flatten()
+                    for param, layout in zip(stack.params, stack.layouts, strict=True)
+                ]
+            )
+            for stack in self._stacks
+        ]
+        plain = [torch.stack(torch._foreach_norm([self._grads[param] for param in part])) for part in self._plain]
+        return self._squares + plain
+
+    def step(self, state: dict[Tensor, Any]) -> None:
+        """Move the parameters by the gradients that `prepare` took."""
+        for stack, squares in zip(self._stacks, self._squares, strict=True):
+            stack.step([self._grads[param] for param in stack.params], squares)
+        for part in self._plain:
+            adam.step(part, [self._grads[param] for param in part], [state[param] for param in part], self.group)
+        self._grads, self._squares = {}, []
+
+    def _gradient(self, param: Tensor) -> Tensor:
+        grad = param.grad
+        assert grad is not None
+        if grad.layout != torch.strided:
+            raise ConfigError(
+                f"the gradient of a parameter of shape {tuple(param.shape)} is sparse; BlockLowRank takes dense ones: "
+                "build the embedding with sparse=False"
+            )
+        grad = grad.to(adam.state_dtype(param))
+        return -grad if self.group["maximize"] else grad
+
+    def _arrange(self, members: list[Tensor], state: dict[Tensor, Any]) -> None:
+        stacks: dict[Any, list[tuple[Tensor, Layout]]] = defaultdict(list)
+        plain: dict[Any, list[Tensor]] = defaultdict(list)
+        for param in members:
+            if not state[param]:
+                state[param].update(new_state(param, self.group))
+            layout, kind = layout_in(self.group, param), (param.device, param.dtype)
+            if layout is None:
+                plain[kind].append(param)
+            else:
+                stacks[kind, layout.rank, layout.full, float(state[param]["step"])].append((param, layout))
+        self._members = members
+        self._plain = list(plain.values())
+        self._stacks = []
+        for stack in stacks.values():
+            params, layouts = [param for param, _ in stack], [layout for _, layout in stack]
+            self._stacks.append(layers.Layers(params, [state[param] for param in params], layouts, self.group))
