@@ -53,9 +53,7 @@ def main() -> None:
         for order in ("fcfs", "gittins"):
             for name, error in ERRORS.items():
                 rows.append({"load": load, "order": order, "error": name, **row(traces, base, order, error, reference)})
-                print("{load} {order} {error}: tokens/s {tokens_per_second_ratio:.3f}, p99 {latency_p99_s_ratio:.3f}, mean "
-                      "{latency_mean_s_ratio:.3f}, {preemptions:.0f} preemptions".format(**rows[-1]),
-                      file=sys.stderr, flush=True)  # fmt: skip
+                show(rows[-1])
     bars = {
         order: {
             "tokens_per_second_least": min(r["tokens_per_second_ratio"] for r in rows if r["order"] == order),
@@ -66,6 +64,12 @@ def main() -> None:
     }
     settings = {"count": options.count, "seeds": options.seeds, "kv_tokens": KV_TOKENS, "capacity_per_s": capacity}
     report("robustness", rounded({"settings": settings, "bars": bars, "rows": rows}), save=options.save)
+
+
+def show(row: dict[str, Any]) -> None:
+    head = f"{row['load']} {row['order']} {row['error']}"
+    ratios = ", ".join(f"{name} {row[f'{name}_ratio']:.3f}" for name in COMPARED[:4])
+    print(f"{head}: {ratios}, {row['preemptions']:.0f} preemptions", file=sys.stderr, flush=True)
 
 
 def row(

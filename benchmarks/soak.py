@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import random
 import re
 import signal
@@ -115,8 +116,9 @@ class Worker:
 
     def lines(self) -> list[dict[str, Any]]:
         """Outcomes so far; the last line may be cut off by a kill."""
-        self._file.seek(0)
-        return [json.loads(line) for line in self._file.read().split(b"\n")[:-1]]
+        # without a seek: the process writes at the place that the two share
+        content = os.pread(self._file.fileno(), 2**24, 0)
+        return [json.loads(line) for line in content.split(b"\n")[:-1]]
 
     def done(self) -> int:
         """How many there are."""

@@ -17,10 +17,10 @@ from presize.cli.simulation import SIMULATED_FIELDS
 from presize.cli.summary import FIELDS
 from presize.simulate.device import DEVICES, device_of
 
-SMALL = (
-    "--num-requests 60 --input-len 60 --output-len 50 --max-tokens 200 --kv-tokens 2048 --device A100-80G "
-    "--model gpt-j-6b"
-).split()
+SMALL = [
+    "--num-requests", "60", "--input-len", "60", "--output-len", "50", "--max-tokens", "200", "--kv-tokens", "2048",
+    "--device", "A100-80G", "--model", "gpt-j-6b",
+]  # fmt: skip
 
 Verb = Callable[..., tuple[int, Any, str]]
 

@@ -144,10 +144,10 @@ class Scheduler:
         steps = min(most, self._REPEATS)
         if len(self.waiting):
             steps = min(steps, self._refused_for)
-        if decision.prefill_tokens or decision.preempted or decision.num_decodes < len(self.running):
+        if not decision.num_decodes or decision.num_decodes < len(self.running) or decision.preempted:
             steps = 1
         if steps > 1 and self.policy.binding:
-            steps = min(steps, 1 + int(min(self.policy.ceiling(r) - r.total_tokens for r in self.running)))
+            steps = int(min(steps, 1 + min(self.policy.ceiling(r) - r.total_tokens for r in self.running)))
         held = self.ledger.held_blocks
         if steps <= 1:
             return np.array([held], dtype=np.int64)

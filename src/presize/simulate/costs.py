@@ -30,6 +30,7 @@ from presize.core.lengths import FloatArray
 from presize.errors import ConfigError
 from presize.simulate.device import Device
 from presize.simulate.models import ModelShape
+from presize.simulate.options import MOST_KV_TOKENS
 
 USABLE_MEMORY = 0.9  # of the device: vLLM's default gpu_memory_utilization
 
@@ -96,7 +97,7 @@ class StepCosts:
         """Tokens that fit beside the weights, a multiple of the block size; ConfigError if that is no block."""
         weights = self.model.parameters * self.device.bytes_per_value * (1 - self.group.weights_on_host)
         room = USABLE_MEMORY * self.device.memory_bytes * self.group.devices
-        tokens = int((room - weights) / self.kv_bytes) // BLOCK_SIZE * BLOCK_SIZE
+        tokens = min(int((room - weights) / self.kv_bytes) // BLOCK_SIZE * BLOCK_SIZE, MOST_KV_TOKENS)
         if tokens < BLOCK_SIZE:
             raise ConfigError(
                 f"{self.model.name} has {weights / 1e9:.0f} GB of weights; {self.group.devices} x {self.device.name} "

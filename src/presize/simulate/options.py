@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from presize.config import Options, option
 
 _MOST_TOKENS = 2**24
+MOST_KV_TOKENS = 2**26  # the block pool is a list
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +26,8 @@ class DeviceOptions(Options):
         0.0, "share of the weights that stays in the host's memory and is streamed in every step", low=0, high=1
     )
     kv_tokens: int | None = option(
-        None, "KV cache size in tokens (default: what fits beside the weights in 0.9 of the memory)",
-        low=32, high=2**40,
+        None, "KV cache size in tokens (default: what fits beside the weights in 0.9 of the memory, at most 2^26)",
+        low=32, high=MOST_KV_TOKENS,
     )  # fmt: skip
     max_num_seqs: int = option(256, "most sequences in one step", low=1, high=65536)
     max_num_batched_tokens: int = option(
