@@ -254,7 +254,7 @@ class ShapeOptions(Options):
         None, "parameters to spend, without embeddings: 12 x depth x width^2", low=1e5, high=1e14
     )
     model: str | None = option(None, "judge a network that is there: a directory with config.json, or that file")
-    device: str = option("A100-80G", "what it would be served by", registry="device")
+    device: str = option("A100-80G", "what it would be served by: a device of `presize simulate`, or such a JSON file")
     context: int = option(2048, "tokens of a sequence, prompt and answer", low=1, high=2**24)
     layer_us: float = option(
         20.0, "microseconds that a layer takes in a decode step however little it computes: launches and waits",

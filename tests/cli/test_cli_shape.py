@@ -54,7 +54,7 @@ def test_the_vocabulary_of_a_model_caps_its_width(capsys: Any, tmp_path: Path) -
         ([], "give either --params"),
         (["--params", "1e8", "--model", "x"], "give either --params"),
         (["--params", "10"], "params is '10'; it must be a number from 100000"),
-        (["--params", "1e8", "--device", "H100"], "device is 'H100'; it must be one of A100-40G"),
+        (["--params", "1e8", "--device", "H1000"], "device is 'H1000'; it must be one of A100-40G"),
         (["--params", "1e8", "--context", "0"], "context is '0'"),
         (["--params", "1e8", "--save-plot", "x.gif"], "its name must end in .png, .svg or .pdf"),
         (["--model", "nowhere"], "nowhere can not be read: No such file"),

@@ -69,7 +69,7 @@ def test_a_bad_config_is_told(content: Any, words: str, tmp_path: Path) -> None:
 def test_an_unknown_model_or_device_lists_the_known() -> None:
     with pytest.raises(ConfigError, match=r"model is 'gpt-9'; it must be one of gpt-j-6b.*config\.json"):
         model_shape("gpt-9")
-    with pytest.raises(ConfigError, match=r"device is 'H900'; it must be one of A100-80G, H100.*presize calibrate"):
+    with pytest.raises(ConfigError, match=r"device is 'H900'; it must be one of A100-40G, A100-80G.*presize calibrate"):
         device_of("H900")
 
 

@@ -15,8 +15,9 @@ from presize.errors import ConfigError
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from presize.simulate.device import Device as NamedDevice
     from presize.theory.depth_width.law import Judgement, Optimum
-    from presize.theory.depth_width.serving import Candidate, Costs, Device
+    from presize.theory.depth_width.serving import Candidate, Costs
     from presize.theory.depth_width.shapes import Shape
 
 OPTIONS = (ShapeOptions,)
@@ -53,8 +54,9 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from presize.cli.summary import json_line
+    from presize.simulate.device import device_of
     from presize.theory.depth_width.law import judge, optimum
-    from presize.theory.depth_width.serving import DEVICES, candidates, costs
+    from presize.theory.depth_width.serving import Device, candidates, costs
     from presize.theory.depth_width.shapes import read_shape
 
     options = build(ShapeOptions, gather(args, OPTIONS))
@@ -66,8 +68,9 @@ def run(args: argparse.Namespace) -> int:
         from presize.cli.picture_file import check_picture
 
         check_picture(Path(options.save_plot))
-    device, layer_s = DEVICES.get(options.device), options.layer_us * 1e-6
-    figures: dict[str, Any] = {"device": options.device, "context": options.context, "layer_us": options.layer_us}
+    named, layer_s = device_of(options.device), options.layer_us * 1e-6
+    device = Device(named.memory_bytes, named.bandwidth, named.flops)
+    figures: dict[str, Any] = {"device": named.name, "context": options.context, "layer_us": options.layer_us}
     console = Console(stderr=True)
     if not console.is_terminal:
         console.width = _WIDE
@@ -92,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
     console.print(_headline(best), highlight=False, soft_wrap=True)
     for note in best.notes:
         console.print(f"Note: {note}", highlight=False, soft_wrap=True)
-    console.print(_table(found, options.device, device, options.context))
+    console.print(_table(found, named, options.context))
     if options.save_plot is not None:
         from presize.cli.shape_plot import save_plane
 
@@ -125,11 +128,11 @@ def _sentences(own: Shape, judgement: Judgement, price: Costs) -> list[str]:
     ]
 
 
-def _table(found: list[Candidate], name: str, device: Device, context: int) -> Table:
+def _table(found: list[Candidate], device: NamedDevice, context: int) -> Table:
     from rich import box
     from rich.table import Table
 
-    title = f"{name} ({device.source}), {context:,} tokens of context"
+    title = f"{device.name} ({device.source.split(':')[0]}), {context:,} tokens of context"
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
     table.add_column("")
     for heading in (

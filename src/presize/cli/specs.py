@@ -13,13 +13,12 @@ from presize.config import Options
 _REGISTRIES = {
     "policy": ("presize.core.admission", "POLICIES"),
     "order": ("presize.core.ordering", "ORDERS"),
-    "device": ("presize.theory.depth_width.serving", "DEVICES"),
 }
 _OPEN_END = 2**20  # an upper bound from here on is only a guard; the help does not show it
 
 
 def registry_names(kind: str) -> tuple[str, ...]:
-    """Known names of a registry ("policy", "order", "device"); imported here, because it needs numpy."""
+    """Known names of a registry ("policy", "order"); imported here, because it needs numpy."""
     importlib.import_module("presize.core.scheduler")  # it imports every module that registers a policy or an order
     module, attribute = _REGISTRIES[kind]
     return tuple(getattr(importlib.import_module(module), attribute))

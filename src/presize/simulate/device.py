@@ -76,6 +76,11 @@ DEVICES: dict[str, Device] = {
     device.name.lower(): device
     for device in (
         Device(
+            name="A100-40G",
+            source="NVIDIA A100 Tensor Core GPU datasheet, SXM 40 GB: 1,555 GB/s; the rest as of 80 GB",
+            memory_bytes=40e9, bandwidth=1.555e12, flops=312e12, link_bandwidth=300e9, host_bandwidth=32e9,
+        ),
+        Device(
             name="A100-80G",
             source="NVIDIA A100 Tensor Core GPU datasheet, SXM 80 GB: 2,039 GB/s, 312 TFLOPS bfloat16 dense, NVLink "
             "600 GB/s in both directions, PCIe 4.0 x16 64 GB/s in both",
@@ -88,10 +93,21 @@ DEVICES: dict[str, Device] = {
             memory_bytes=80e9, bandwidth=3.35e12, flops=989.4e12, link_bandwidth=450e9, host_bandwidth=64e9,
         ),
         Device(
+            name="H200",
+            source="NVIDIA H200 Tensor Core GPU datasheet, SXM: 141 GB, 4.8 TB/s; the rest as of the H100",
+            memory_bytes=141e9, bandwidth=4.8e12, flops=989.4e12, link_bandwidth=450e9, host_bandwidth=64e9,
+        ),
+        Device(
             name="L4",
             source="NVIDIA L4 Tensor Core GPU datasheet: 24 GB, 300 GB/s, 121 TFLOPS bfloat16 dense, PCIe 4.0 x16 "
             "64 GB/s in both directions; no NVLink",
             memory_bytes=24e9, bandwidth=300e9, flops=121e12, link_bandwidth=32e9, host_bandwidth=32e9,
+        ),
+        Device(
+            name="L40S",
+            source="NVIDIA L40S datasheet: 48 GB, 864 GB/s, 362 TFLOPS bfloat16 dense, PCIe 4.0 x16 64 GB/s in both "
+            "directions; no NVLink",
+            memory_bytes=48e9, bandwidth=864e9, flops=362e12, link_bandwidth=32e9, host_bandwidth=32e9,
         ),
         Device(
             name="cpu-2-cores",

@@ -14,7 +14,9 @@ MOST_KV_TOKENS = 2**26  # the block pool is a list
 class DeviceOptions(Options):
     """What is modelled."""
 
-    device: str = option("H100", "A100-80G, H100, L4, cpu-2-cores, or a JSON file of `presize calibrate`")
+    device: str = option(
+        "H100", "A100-40G, A100-80G, H100, H200, L4, L40S, cpu-2-cores, or a JSON file of `presize calibrate`"
+    )
     model: str = option(
         "llama-3.1-8b",
         "gpt-j-6b, gpt-neox-20b, llama-7b, llama-13b, llama-33b, opt-30b, gpt-3-175b, llama-3-8b, llama-3.1-8b, "

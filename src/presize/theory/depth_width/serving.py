@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from presize.errors import ConfigError, check_range
-from presize.registry import Registry
 from presize.theory.depth_width.law import Judgement, judge, optimum, shape_of
 from presize.theory.depth_width.shapes import Shape
 
@@ -19,25 +18,11 @@ MAX_DEVICES = 4096
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """Memory in bytes, bandwidth in bytes/s, dense bfloat16 peak in FLOP/s; source: who says so."""
+    """Memory in bytes, bandwidth in bytes/s, dense bfloat16 peak in FLOP/s."""
 
     memory: float
     bandwidth: float
     peak: float
-    source: str
-
-
-DEVICES: Registry[Device] = Registry("device")
-_NVIDIA = "NVIDIA data sheet, "
-for _name, _device in {
-    "A100-40G": Device(40e9, 1.555e12, 312e12, _NVIDIA + "A100 SXM 40 GB"),
-    "A100-80G": Device(80e9, 2.039e12, 312e12, _NVIDIA + "A100 SXM 80 GB"),
-    "H100-80G": Device(80e9, 3.35e12, 989e12, _NVIDIA + "H100 SXM"),
-    "H200-141G": Device(141e9, 4.8e12, 989e12, _NVIDIA + "H200 SXM"),
-    "L4-24G": Device(24e9, 0.3e12, 121e12, _NVIDIA + "L4, half of the figure with sparsity"),
-    "L40S-48G": Device(48e9, 0.864e12, 362e12, _NVIDIA + "L40S"),
-}.items():
-    DEVICES.register(_name)(_device)
 
 
 @dataclass(frozen=True, slots=True)
