@@ -91,7 +91,7 @@ def refusing() -> tuple[Scheduler, Counting]:
 
 def test_a_refusal_stands_for_so_many_steps(refusing: tuple[Scheduler, Counting]) -> None:
     scheduler, policy = refusing
-    for _ in range(10 * Scheduler.REFUSAL_STEPS):
+    for _ in range(10 * policy.refusal_steps):
         scheduler.complete(scheduler.schedule(), 0.1)
     assert policy.asked == 10
 

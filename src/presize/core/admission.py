@@ -31,10 +31,16 @@ class StepView:
 
 
 class AdmissionPolicy(ABC):
-    """Base. ``first_fit``: a candidate that does not fit is passed over, not waited for."""
+    """Base.
+
+    first_fit: a candidate that does not fit is passed over, not waited for. binding: a booking may run out, `ceiling`
+    says when. refusal_steps: how long a refusal stands if nothing happens that could change it; 1 for policies whose
+    answer changes by itself from step to step.
+    """
 
     first_fit = False
-    binding = False  # a booking may run out: `ceiling` says when
+    binding = False
+    refusal_steps = 16
 
     def __init__(self, options: SchedulerOptions, ledger: Ledger) -> None:
         self.options = options
@@ -131,6 +137,7 @@ class Ratio(AdmissionPolicy):
     preemption to (decoded + 20 n) / (sum of max_tokens + 1) over the n running requests.
     """
 
+    refusal_steps = 1
     _START, _FLOOR, _DECAY_STEPS, _CLIP, _LOOKAHEAD = 0.7, 0.7 * 0.14, 600, 4096, 20
 
     def __init__(self, options: SchedulerOptions, ledger: Ledger) -> None:

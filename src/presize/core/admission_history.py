@@ -70,6 +70,7 @@ class PastFuture(AdmissionPolicy):
     first set to max_tokens; up to 5 scenarios; peak = max_i (i * r_i + sum_{j<=i} u_j), r descending.
     """
 
+    refusal_steps = 1  # other draws, another answer
     _HISTORY, _SCENARIOS, _DRAWS, _FILL = 200, 5, 200, 0.95
 
     def __init__(self, options: SchedulerOptions, ledger: Ledger) -> None:

@@ -56,7 +56,6 @@ class Scheduler:
     """Decides for engine, simulator and vLLM alike. It knows tokens, blocks and forecasts, and no clock."""
 
     SCAN_LIMIT = 256  # candidates that a first-fit policy looks at in one step
-    REFUSAL_STEPS = 16  # that a refusal stands, if nothing happens that could change it
     _REPEATS = 1024  # most steps of one decision
 
     def __init__(
@@ -269,8 +268,8 @@ class Scheduler:
         """Ask about the waiting until one is refused.
 
         The refusal stands until a request ends, is preempted or has another forecast, a new head (for a first-fit
-        policy: any newcomer) is queued, or `REFUSAL_STEPS` have passed: until then nothing frees memory, and what a
-        forecast says changes only by time going on.
+        policy: any newcomer) is queued, or the policy's ``refusal_steps`` have passed: until then nothing frees memory,
+        and what a forecast says changes only by time going on.
         """
         policy = self.policy
         for request in self._candidates():
@@ -285,7 +284,7 @@ class Scheduler:
             elif not self.running:  # something must run; the policy has not counted it in, so nobody else starts now
                 self._start(request, decision)
                 break
-        self._refused_for = self.REFUSAL_STEPS
+        self._refused_for = policy.refusal_steps
 
     def _too_slow(self) -> bool:
         """True if one more decoding sequence would make a step longer than ``slo_tpot_ms``."""
