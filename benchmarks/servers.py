@@ -98,7 +98,8 @@ def vllm(environment: str) -> Served:
     """vLLM's own server. Prefix caching has nothing to find here."""
     blocks = KV_TOKENS // 32 + 1  # one of them is vLLM's own null block
     command = [
-        f"{environment}/bin/vllm", "serve", str(resolve(DEFAULT_MODEL)), "--dtype", native_dtype(), "--enforce-eager",
+        f"{environment}/bin/python", "-m", "vllm.entrypoints.openai.api_server", "--model", str(resolve(DEFAULT_MODEL)),
+        "--served-model-name", DEFAULT_MODEL, "--dtype", native_dtype(), "--enforce-eager",
         "--block-size", "32", "--num-gpu-blocks-override", str(blocks), "--max-model-len", str(LONGEST),
         "--no-enable-prefix-caching", "--disable-uvicorn-access-log",
     ]  # fmt: skip
