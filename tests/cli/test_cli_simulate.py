@@ -87,7 +87,7 @@ def test_the_picture_and_the_result_are_written(verb: Verb, tmp_path: Path, name
         ("simulate", "required: TRACE"),
         ("simulate no.csv", "trace no.csv can not be read"),
         ("simulate x.txt", "ends in none of"),
-        ("simulate synthetic --device H900", "must be one of A100-80G"),
+        ("simulate synthetic --device H900", "must be one of A100-40G, A100-80G"),
         ("simulate synthetic --model gpt-9", "must be one of gpt-j-6b"),
         ("simulate synthetic --model gpt-3-175b", "raise tensor_parallel"),
         ("simulate synthetic --policies paybak", "did you mean payback?"),

@@ -215,12 +215,12 @@ def test_many_headers_are_refused_by_their_size(usual: Running) -> None:
 
 
 def test_a_head_without_an_end_is_cut_off(usual: Running) -> None:
-    answer, sent = b"", 0
+    answer = b""
     with usual.connect(b"GET /version HTTP/1.1\r\nx-long: ") as connection, contextlib.suppress(ConnectionError):
-        while sent < 64 * DEFAULTS.max_header_bytes:
-            sent += connection.send(b"a" * 1024)
-        answer = whole(connection)
-    assert sent < 64 * DEFAULTS.max_header_bytes or answer.startswith(b"HTTP/1.1 431 ")
+        for _ in range(64):
+            connection.sendall(b"a" * DEFAULTS.max_header_bytes)
+        answer = whole(connection)  # a time-out if the server goes on to listen
+    assert not answer or answer.startswith(b"HTTP/1.1 431 ")
 
 
 def test_a_body_that_stops_coming_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
