@@ -6,8 +6,6 @@ from collections.abc import Sequence
 
 from presize.core.request import Request
 
-OVERRUN_QUANTILE = 0.99
-
 
 def protected(running: Sequence[Request]) -> Request:
     """The request admitted first among those that run: it is never preempted, so something always progresses."""
