@@ -152,13 +152,13 @@ class Advisor:
         self._vllm.running[:] = [t.request for t in (keep, *rest, *reversed(victims))]
 
     def may_start(self, tracked: Tracked) -> bool:
-        """The gate of the queue: may its head start now? True also for one that vLLM will put aside itself."""
+        """The gate of the queue: may its head start now? True also where vLLM will put it aside, or end, by itself."""
         request: VllmRequest = tracked.request
         if request.status in _BLOCKED and not self._vllm._handle_blocked_waiting_request(request):
             return True
         if request.num_stale_output_tokens and not request.drop_stale_output:
             return True
-        if self.policy is None:
+        if self.policy is None or len(self._vllm.running) >= self._vllm.max_num_active_reqs:
             return True
         if self._vllm.running:
             if self._forced is not None or (self._refusal.steps and tracked is self._refused_head):

@@ -30,7 +30,7 @@ METHODS = {  # the parameters that are used, in order
 }
 ATTRIBUTES = (
     "waiting", "running", "requests", "policy", "vllm_config", "kv_cache_config", "kv_cache_manager", "block_size",
-    "max_model_len", "max_num_scheduled_tokens", "num_lookahead_tokens", "num_spec_tokens",
+    "max_model_len", "max_num_scheduled_tokens", "max_num_active_reqs", "num_lookahead_tokens", "num_spec_tokens",
 )  # fmt: skip
 REQUEST = (
     "request_id", "num_prompt_tokens", "num_output_placeholders", "num_computed_tokens", "num_stale_output_tokens",
