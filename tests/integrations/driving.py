@@ -103,7 +103,7 @@ def make_request(name: str, prompt: int | list[int], max_tokens: int = 200, **fi
 
 @dataclass
 class World:
-    """Runs a scheduler with ``depth`` steps in flight. lengths: the answers', by request id; TOKENS without end if not."""
+    """Runs a scheduler with ``depth`` steps in flight. lengths: the answers', by request id; without one there is no end."""
 
     scheduler: AsyncScheduler
     lengths: dict[str, int]
