@@ -1,4 +1,4 @@
-"""What Presize adds to vLLM's `schedule()`: a real scheduler, a stand-in for the model, requests that come as others end.
+"""What Presize adds to vLLM's `schedule()`: a real scheduler, a stand-in for the model, a request comes as one ends.
 
 Runs with the interpreter of a vLLM environment; scripts/test_vllm makes one.
 

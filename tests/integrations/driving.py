@@ -42,9 +42,9 @@ def make_scheduler(
     (directory / "config.json").write_text(
         json.dumps(
             {
-                "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64, "intermediate_size": 64,
-                "num_attention_heads": 1, "num_hidden_layers": 1, "vocab_size": 64, "num_key_value_heads": 1,
-                "max_position_embeddings": max_model_len, "torch_dtype": "float32",
+                "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64,
+                "intermediate_size": 64, "num_attention_heads": 1, "num_hidden_layers": 1, "vocab_size": 64,
+                "num_key_value_heads": 1, "max_position_embeddings": max_model_len, "torch_dtype": "float32",
             }
         )
     )  # fmt: skip
@@ -103,7 +103,7 @@ def make_request(name: str, prompt: int | list[int], max_tokens: int = 200, **fi
 
 @dataclass
 class World:
-    """Runs a scheduler with ``depth`` steps in flight. lengths: the answers', by request id; without one there is no end."""
+    """Runs a scheduler with ``depth`` steps in flight. lengths: of the answers, by request id; others have no end."""
 
     scheduler: AsyncScheduler
     lengths: dict[str, int]
@@ -138,7 +138,7 @@ class World:
             self._update(*self.flight.popleft())
 
     def _draw(self, name: str) -> int:
-        """Which token of the answer the step that was just scheduled ends with, from 1; 0 if it is a part of a prefill."""
+        """Which token of the answer the step just scheduled ends with, from 1; 0 if it is a part of a prefill."""
         request = self.scheduler.requests[name]
         return 0 if request.is_prefill_chunk else request.num_computed_tokens - request.num_prompt_tokens + 1
 
