@@ -126,7 +126,9 @@ def run(command: list[str]) -> dict[str, Any]:
         raise SystemExit(f"{' '.join(command[:2])} failed:\n{done.stderr[-4000:]}")
     if "Presize failed" in done.stderr + done.stdout or "Presize is off" in done.stderr + done.stdout:
         raise SystemExit("Presize was off in this run:\n" + done.stderr[-4000:])
-    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    figures: dict[str, Any] = json.loads(
+        next(line for line in done.stdout.splitlines() if line.startswith("RESULT ")).removeprefix("RESULT ")
+    )
     return figures
 
 

@@ -45,7 +45,11 @@ def main(model: str, work_path: str) -> None:
             if output.finished:
                 answers[output.request_id] = list(tokens)
     ordered = [answers[str(index)] for index in range(len(prompts))]
-    print(json.dumps({**figures(list(times.values())), "preemptions": counted(llm) - before, "answers": ordered}))
+    # marked, as vLLM's own lines go to stdout too
+    print(
+        "RESULT "
+        + json.dumps({**figures(list(times.values())), "preemptions": counted(llm) - before, "answers": ordered})
+    )
 
 
 def counted(llm: Any) -> int:
