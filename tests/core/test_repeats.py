@@ -25,7 +25,7 @@ def state(scheduler: Scheduler) -> list[tuple[object, ...]]:
     rows: list[tuple[object, ...]] = [
         (r.request_id, r.state, r.output_tokens, r.computed_tokens, r.kv_capacity, r.preemptions) for r in requests
     ]
-    return [*rows, (scheduler.costs.costs, scheduler.ledger.held_blocks, scheduler._refused_for)]
+    return [*rows, (scheduler.costs.costs, scheduler.ledger.held_blocks, scheduler._refusal.steps)]
 
 
 @pytest.mark.parametrize("policy", sorted(POLICIES))

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 
 from presize.config import SchedulerOptions
 from presize.core.costs import StepCosts
-from presize.core.ledger import Ledger
+from presize.core.ledger import Ledger, Pool
 from presize.core.occupancy import OccupancyForecast
 from presize.core.request import Request
+from presize.errors import ConfigError
 from presize.registry import Registry
 
 POLICIES: Registry[type[AdmissionPolicy]] = Registry("policy")
@@ -42,7 +43,7 @@ class AdmissionPolicy(ABC):
     binding = False
     refusal_steps = 16
 
-    def __init__(self, options: SchedulerOptions, ledger: Ledger) -> None:
+    def __init__(self, options: SchedulerOptions, ledger: Pool) -> None:
         self.options = options
         self.ledger = ledger
         self.view = StepView((), StepCosts(1.0, 0.0, 0.0))
@@ -83,8 +84,25 @@ class AdmissionPolicy(ABC):
         return self.ledger.blocks_for(request.total_tokens)
 
 
+class BookingPolicy(AdmissionPolicy):
+    """Promises a request blocks before it needs them, which a pool of somebody else's can not; ConfigError for one."""
+
+    ledger: Ledger
+
+    def __init__(self, options: SchedulerOptions, ledger: Pool) -> None:
+        if not isinstance(ledger, Ledger):
+            raise ConfigError(
+                f"policy {options.policy} books memory that is not used yet, and this engine's pool takes no bookings; "
+                "name another, such as payback"
+            )
+        super().__init__(options, ledger)
+
+    def booked_tokens(self) -> int:
+        return (self.ledger.num_blocks - self.ledger.unbooked_blocks) * self.ledger.block_size
+
+
 @POLICIES.register("worst-case")
-class WorstCase(AdmissionPolicy):
+class WorstCase(BookingPolicy):
     """Book prompt + max_tokens (or ``reserve_tokens`` if that is more): nothing can ever be preempted.
 
     Source: Orca (OSDI 2022), which books the longest sequence; TensorRT-LLM's GUARANTEED_NO_EVICT. S^3's baseline.
@@ -96,9 +114,6 @@ class WorstCase(AdmissionPolicy):
             return False
         self.ledger.reserve(request.request_id, tokens)
         return True
-
-    def booked_tokens(self) -> int:
-        return (self.ledger.num_blocks - self.ledger.unbooked_blocks) * self.ledger.block_size
 
 
 @POLICIES.register("on-demand")
@@ -123,7 +138,7 @@ class OnDemand(AdmissionPolicy):
 class Watermark(OnDemand):
     """On demand, but a share of the blocks stays free at admission. Source: vLLM's ``watermark`` (#44594, 2026)."""
 
-    def __init__(self, options: SchedulerOptions, ledger: Ledger) -> None:
+    def __init__(self, options: SchedulerOptions, ledger: Pool) -> None:
         super().__init__(options, ledger)
         self._kept_free = int(options.watermark * ledger.num_blocks)
 
@@ -140,7 +155,7 @@ class Ratio(AdmissionPolicy):
     refusal_steps = 1
     _START, _FLOOR, _DECAY_STEPS, _CLIP, _LOOKAHEAD = 0.7, 0.7 * 0.14, 600, 4096, 20
 
-    def __init__(self, options: SchedulerOptions, ledger: Ledger) -> None:
+    def __init__(self, options: SchedulerOptions, ledger: Pool) -> None:
         super().__init__(options, ledger)
         self._start = self._START
         self._steps = 0  # since the ratio was at its start
@@ -195,7 +210,7 @@ class Payback(AdmissionPolicy):
     history finds it harder to return than a new short one, which ends thrashing.
     """
 
-    def __init__(self, options: SchedulerOptions, ledger: Ledger) -> None:
+    def __init__(self, options: SchedulerOptions, ledger: Pool) -> None:
         super().__init__(options, ledger)
         self._forecast = OccupancyForecast(ledger.block_size, ledger.capacity_tokens)
         self._current = False

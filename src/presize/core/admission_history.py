@@ -9,14 +9,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from presize.config import SchedulerOptions
-from presize.core.admission import POLICIES, AdmissionPolicy, StepView
-from presize.core.ledger import Ledger
+from presize.core.admission import POLICIES, AdmissionPolicy, BookingPolicy, StepView
+from presize.core.ledger import Pool
 from presize.core.lengths import IntArray
 from presize.core.request import Request
 
 
 @POLICIES.register("s3")
-class S3(AdmissionPolicy):
+class S3(BookingPolicy):
     """The paper's: ten equal buckets up to max_tokens, book the predicted bucket's upper edge, double after an overrun.
 
     Best with the order `longest-first`, which makes it decreasing first fit. A request that has used up its booking
@@ -57,9 +57,6 @@ class S3(AdmissionPolicy):
             most = (booked + max(self.ledger.unbooked_blocks, 0)) * self.ledger.block_size
             self.ledger.reserve(request.request_id, min(tokens, most))
 
-    def booked_tokens(self) -> int:
-        return (self.ledger.num_blocks - self.ledger.unbooked_blocks) * self.ledger.block_size
-
 
 @POLICIES.register("past-future")
 class PastFuture(AdmissionPolicy):
@@ -73,7 +70,7 @@ class PastFuture(AdmissionPolicy):
     refusal_steps = 1  # other draws, another answer
     _HISTORY, _SCENARIOS, _DRAWS, _FILL = 200, 5, 200, 0.95
 
-    def __init__(self, options: SchedulerOptions, ledger: Ledger) -> None:
+    def __init__(self, options: SchedulerOptions, ledger: Pool) -> None:
         super().__init__(options, ledger)
         self._lengths: deque[int] = deque(maxlen=self._HISTORY)
         self._random = np.random.default_rng(0)

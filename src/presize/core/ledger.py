@@ -6,21 +6,18 @@ booked:   per request max(held, reserved); what is not booked may be promised to
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 
-class Ledger:
-    """Block accounting for ``num_blocks`` blocks of ``block_size`` tokens, by request id."""
+class Pool(ABC):
+    """``num_blocks`` blocks of ``block_size`` tokens, whoever keeps their accounts."""
 
     def __init__(self, num_blocks: int, block_size: int) -> None:
         if num_blocks < 1 or block_size < 1:
             raise ValueError(f"num_blocks is {num_blocks} and block_size {block_size}; both must be at least 1")
         self.num_blocks = num_blocks
         self.block_size = block_size
-        self._free = list(range(num_blocks - 1, -1, -1))  # popped from the end: low ids are reused first
-        self._held: dict[str, list[int]] = {}
-        self._reserved: dict[str, int] = {}
-        self._booked = 0  # sum over requests of max(held, reserved)
 
     @property
     def capacity_tokens(self) -> int:
@@ -28,23 +25,38 @@ class Ledger:
         return self.num_blocks * self.block_size
 
     @property
+    @abstractmethod
     def free_blocks(self) -> int:
         """Blocks that nobody holds."""
-        return len(self._free)
 
     @property
     def held_blocks(self) -> int:
         """Blocks that somebody holds."""
-        return self.num_blocks - len(self._free)
+        return self.num_blocks - self.free_blocks
+
+    def blocks_for(self, tokens: int) -> int:
+        """Blocks that ``tokens`` tokens need."""
+        return -(-tokens // self.block_size)
+
+
+class Ledger(Pool):
+    """Block accounting by request id."""
+
+    def __init__(self, num_blocks: int, block_size: int) -> None:
+        super().__init__(num_blocks, block_size)
+        self._free = list(range(num_blocks - 1, -1, -1))  # popped from the end: low ids are reused first
+        self._held: dict[str, list[int]] = {}
+        self._reserved: dict[str, int] = {}
+        self._booked = 0  # sum over requests of max(held, reserved)
+
+    @property
+    def free_blocks(self) -> int:
+        return len(self._free)
 
     @property
     def unbooked_blocks(self) -> int:
         """Blocks that are neither held nor reserved."""
         return self.num_blocks - self._booked
-
-    def blocks_for(self, tokens: int) -> int:
-        """Blocks that ``tokens`` tokens need."""
-        return -(-tokens // self.block_size)
 
     def held(self, request_id: str) -> Sequence[int]:
         """The request's block table, in token order."""

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from presize.core.lengths import LengthDistribution
 
+OVERRUN_QUANTILE = 0.99  # an answer longer than this quantile of its forecast was under-predicted
+
 
 class RequestState(enum.Enum):
     """WAITING -> RUNNING -> FINISHED; RUNNING -> PREEMPTED -> RUNNING when memory ran short."""
@@ -63,3 +65,8 @@ class Request:
     def overrun(self) -> bool:
         """True once the answer is longer than its forecast thought possible."""
         return self.output_tokens >= self.overrun_at
+
+    def foresee(self, forecast: LengthDistribution) -> None:
+        """Go by ``forecast`` from now on."""
+        self.forecast = forecast
+        self.overrun_at = forecast.quantile(OVERRUN_QUANTILE) + 1

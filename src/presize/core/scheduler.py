@@ -21,8 +21,9 @@ from presize.core.ledger import Ledger
 from presize.core.lengths import FloatArray, IntArray, LengthDistribution
 from presize.core.ordering import WaitingQueue
 from presize.core.outlook import Load, Outlook, Room, outlook
+from presize.core.refusal import Refusal
 from presize.core.request import Request, RequestState
-from presize.core.supervisor import OVERRUN_QUANTILE, choose_victim, protected
+from presize.core.supervisor import choose_victim, protected
 from presize.errors import CapacityError, ConfigError, OverloadedError
 
 
@@ -75,7 +76,7 @@ class Scheduler:
         self._token_budget = max_num_batched_tokens
         self._admissions = 0
         self._decode: dict[Request, ScheduledWork] = {}  # of what runs: made once, used in every step
-        self._refused_for = 0  # more steps in which the waiting need not be asked about
+        self._refusal = Refusal()
         self.preemptions = {"booking": 0, "memory": 0}  # by cause: its booking ran out, the pool did
 
     def check_fits(self, request: Request) -> None:
@@ -93,7 +94,7 @@ class Scheduler:
         request.expected_tokens = request.forecast.mean_remaining(0, request.max_tokens)
         self.waiting.push(request)
         if self.policy.first_fit or self.waiting.first(1)[0] is request:
-            self._refused_for = 0
+            self._refusal.lift()
 
     def outlook(self, request: Request) -> Outlook:
         """When a request that is not queued yet would start, and how fast its tokens would come."""
@@ -129,7 +130,7 @@ class Scheduler:
         self._make_room(decision)
         self._continue_running(decision)
         self.policy.begin(StepView(tuple(self.running), self.costs.costs))
-        if self.waiting and not decision.preempted and not self._refused_for:
+        if self.waiting and not decision.preempted and not self._refusal.steps:
             self._admit(decision)
         return decision
 
@@ -142,7 +143,7 @@ class Scheduler:
         """
         steps = min(most, self._REPEATS)
         if len(self.waiting):
-            steps = min(steps, self._refused_for)
+            steps = min(steps, self._refusal.steps)
         if not decision.num_decodes or decision.num_decodes < len(self.running) or decision.preempted:
             steps = 1
         if steps > 1 and self.policy.binding:
@@ -171,7 +172,7 @@ class Scheduler:
             self._repeat(decision, len(each) - 1)
         for step_s in each:
             self.costs.observe(decision.num_decodes, decision.prefill_tokens, step_s)
-        self._refused_for = max(self._refused_for - len(each), 0)
+        self._refusal.passed(len(each))
 
     def _repeat(self, decision: Decision, steps: int) -> None:
         assert decision.num_decodes == len(decision.work), "only decodes are repeated"
@@ -187,10 +188,9 @@ class Scheduler:
     def revise(self, request: Request, forecast: LengthDistribution) -> None:
         """A better forecast of a request that runs: from the next step on all goes by it."""
         assert request.state is RequestState.RUNNING, "the place of one that waits does not change"
-        request.forecast = forecast
-        request.overrun_at = forecast.quantile(OVERRUN_QUANTILE) + 1
+        request.foresee(forecast)
         self.policy.revised(request)
-        self._refused_for = 0
+        self._refusal.lift()
 
     def finish(self, request: Request) -> None:
         """A request ended, or was aborted in any state; its memory is free at once."""
@@ -199,7 +199,7 @@ class Scheduler:
             del self._decode[request]
         elif request in self.waiting:
             self.waiting.remove(request)
-        self._refused_for = 0
+        self._refusal.lift()
         self.ledger.release(request.request_id)
         request.kv_capacity = 0
         request.state = RequestState.FINISHED
@@ -238,7 +238,7 @@ class Scheduler:
         self.preemptions[cause] += 1
         self.running.remove(victim)
         del self._decode[victim]
-        self._refused_for = 0
+        self._refusal.lift()
         self.ledger.release(victim.request_id)
         victim.state = RequestState.PREEMPTED
         victim.preemptions += 1
@@ -265,12 +265,7 @@ class Scheduler:
             decision.prefill_tokens += count
 
     def _admit(self, decision: Decision) -> None:
-        """Ask about the waiting until one is refused.
-
-        The refusal stands until a request ends, is preempted or has another forecast, a new head (for a first-fit
-        policy: any newcomer) is queued, or the policy's ``refusal_steps`` have passed: until then nothing frees memory,
-        and what a forecast says changes only by time going on.
-        """
+        """Ask about the waiting until one is refused."""
         policy = self.policy
         for request in self._candidates():
             if len(self.running) >= self._max_num_seqs or self._too_slow():
@@ -284,7 +279,7 @@ class Scheduler:
             elif not self.running:  # something must run; the policy has not counted it in, so nobody else starts now
                 self._start(request, decision)
                 break
-        self._refused_for = policy.refusal_steps
+        self._refusal.stand(policy.refusal_steps)
 
     def _too_slow(self) -> bool:
         """True if one more decoding sequence would make a step longer than ``slo_tpot_ms``."""
@@ -313,7 +308,7 @@ class Scheduler:
         assert allocated, "checked by _fits_now"
         if request.admission is None:
             request.admission = self._admissions
-            request.overrun_at = request.forecast.quantile(OVERRUN_QUANTILE) + 1
+            request.foresee(request.forecast)
             self._admissions += 1
             decision.admitted.append(request)
         else:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 from presize.core.request import Request
 
-OVERRUN_QUANTILE = 0.99
+R = TypeVar("R", bound=Request)
 
 
-def protected(running: Sequence[Request]) -> Request:
+def protected(running: Sequence[R]) -> R:
     """The request admitted first among those that run: it is never preempted, so something always progresses."""
     return min(running, key=_admission)
 
 
-def choose_victim(running: Sequence[Request]) -> Request | None:
+def choose_victim(running: Sequence[R]) -> R | None:
     """The request to preempt, or None if only the protected one runs.
 
     A request that has outrun its forecast pays first: its memory was booked by a promise that it broke, and a prompt

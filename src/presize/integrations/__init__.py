@@ -1,0 +1,1 @@
+"""Presize's decisions inside of other engines."""

@@ -1,0 +1,228 @@
+"""What Presize knows and decides beside one vLLM scheduler. Every decision is `presize.core`'s; this only translates.
+
+A step of vLLM:   before_step -> (vLLM's schedule: victims from the end of `running`; the queue's gate asks may_start)
+                  -> after_step ... completed
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import Any
+
+import numpy as np
+from vllm.logger import init_logger
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+from vllm.v1.core.sched.output import SchedulerOutput
+from vllm.v1.core.sched.request_queue import SchedulingPolicy
+from vllm.v1.request import Request as VllmRequest
+from vllm.v1.request import RequestStatus
+
+from presize.config import SchedulerOptions
+from presize.core import admission_history  # noqa: F401  (registers its policies)
+from presize.core.admission import POLICIES, StepView
+from presize.core.costs import CostEstimator
+from presize.core.ordering import WaitingQueue
+from presize.core.refusal import Refusal
+from presize.core.request import RequestState
+from presize.core.supervisor import choose_victim, protected
+from presize.integrations.vllm.forecasts import Forecasts
+from presize.integrations.vllm.queue import PresizeQueue
+from presize.integrations.vllm.tracked import Tracked, VllmPool, track
+
+logger = init_logger("vllm.presize")  # below vllm, so that it is shown as vLLM's own lines are
+
+_NEWS_PER_STEP = 32  # forecasts put in force in one step: each may move a request within the queue
+_BLOCKED = (
+    RequestStatus.WAITING_FOR_STRUCTURED_OUTPUT_GRAMMAR,
+    RequestStatus.WAITING_FOR_REMOTE_KVS,
+    RequestStatus.WAITING_FOR_STREAMING_REQ,
+)
+
+
+class Advisor:
+    """queue: what is to be vLLM's `waiting`. admits_all: admission stays vLLM's own.
+
+    asked, refused: times that the policy looked at the head of the queue, and sent it back.
+    """
+
+    def __init__(
+        self, scheduler: AsyncScheduler, options: SchedulerOptions, forecasts: Forecasts, *, admits_all: bool
+    ) -> None:
+        self._vllm = scheduler
+        self.forecasts = forecasts
+        self.pool = VllmPool(scheduler.kv_cache_manager.block_pool, scheduler.block_size)
+        self.policy = None if admits_all else POLICIES.get(options.policy)(options, self.pool)
+        self.costs = CostEstimator()
+        self.tracked: dict[str, Tracked] = {}
+        self.queue = PresizeQueue(WaitingQueue(options), self.tracked)
+        self.asked = self.refused = self.bad_hints = 0
+        self._refusal = Refusal()
+        self._refused_head: Tracked | None = None
+        self._forced: Tracked | None = None  # started without the policy's consent in this step, as nothing ran
+        self._admissions = 0
+        self._ended = False  # since the last step, so that what runs has more to tell the predictor
+        self._by_priority = scheduler.policy == SchedulingPolicy.PRIORITY
+        self._ahead = scheduler.num_spec_tokens + scheduler.num_lookahead_tokens
+        self._under_way: deque[tuple[SchedulerOutput, float]] = deque()
+        self._last_update = 0.0
+
+    def greet(self, request: VllmRequest) -> None:
+        """A new request, about to be queued."""
+        tracked, complaint = track(request, self._vllm.max_model_len, by_priority=self._by_priority)
+        if complaint:
+            self.bad_hints += 1
+            if self.bad_hints == 1:
+                logger.warning("%s; it is passed over, here and wherever it is said again", complaint)
+        if not tracked.hinted:
+            assert tracked.query is not None
+            tracked.forecast = self.forecasts.first(tracked.query)
+        self.tracked[request.request_id] = tracked
+
+    def before_step(self) -> None:
+        """Take stock of what runs, put new forecasts in force, and line up victims if the pool may run short."""
+        running, short = self._take_stock()
+        if self._ended:
+            self.forecasts.refresh(np.array([t.output_tokens for t in running], dtype=np.int64))
+            self._ended = False
+        for request_id, curve in self.forecasts.news(_NEWS_PER_STEP):
+            self._revise(request_id, curve)
+        if short > 0 and len(running) > 1:
+            self._line_up(running, short)
+        self._forced = None
+        if self.policy is not None:
+            self.policy.begin(StepView(running, self.costs.costs))
+
+    def _take_stock(self) -> tuple[list[Tracked], int]:
+        """What runs, in vLLM's order, and by how many blocks the pool may fall short of this step's growth."""
+        size, ahead, known = self.pool.block_size, self._ahead, self.tracked
+        running, held, need = [], 0, 0
+        for request in self._vllm.running:  # plain arithmetic: these lines run for every running request in every step
+            tracked = known[request.request_id]
+            tracked.output_tokens = request.num_output_tokens + request.num_output_placeholders
+            tracked.prompt_tokens = request.num_prompt_tokens
+            if tracked.state is not RequestState.RUNNING:
+                self._started(tracked)
+            computed = request.num_computed_tokens
+            blocks = -(-computed // size)
+            held += blocks
+            if (room := blocks * size - tracked.prompt_tokens - tracked.output_tokens - ahead) < 0:
+                need += -(room // size)
+            running.append(tracked)
+        free = self.pool.free_blocks
+        self.pool.foreign = self.pool.num_blocks - free - held
+        # a long prompt grows by no more than a step's tokens
+        most = len(running) + self.pool.blocks_for(self._vllm.max_num_scheduled_tokens)
+        return running, min(need, most) - free
+
+    def _started(self, tracked: Tracked) -> None:
+        tracked.state = RequestState.RUNNING
+        if tracked.admission is None:
+            tracked.admission = self._admissions
+            self._admissions += 1
+            tracked.foresee(tracked.forecast)
+
+    def _revise(self, request_id: str, curve: Any) -> None:
+        tracked = self.tracked.get(request_id)
+        if tracked is None:  # it has ended meanwhile
+            return
+        tracked.foresee(curve)
+        if tracked.state is RequestState.RUNNING:
+            if self.policy is not None:
+                self.policy.revised(tracked)
+            self._refusal.lift()
+        else:
+            self.queue.requeue(tracked)
+            if tracked is self._refused_head:
+                self._refusal.lift()
+
+    def _line_up(self, running: list[Tracked], short: int) -> None:
+        """Victims to the end of vLLM's running list, the first one last: it preempts from there.
+
+        The oldest admission goes to the front, where it is preempted only if it is alone.
+        """
+        rest = list(running)
+        victims: list[Tracked] = []
+        while short > 0 and (victim := choose_victim(rest)) is not None:
+            rest.remove(victim)
+            victims.append(victim)
+            short -= self.pool.blocks_for(max(victim.request.num_computed_tokens, 1))
+        keep = protected(running)
+        rest.remove(keep)
+        self._vllm.running[:] = [t.request for t in (keep, *rest, *reversed(victims))]
+
+    def may_start(self, tracked: Tracked) -> bool:
+        """The gate of the queue: may its head start now? True also where vLLM will put it aside, or end, by itself."""
+        request: VllmRequest = tracked.request
+        if request.status in _BLOCKED and not self._vllm._handle_blocked_waiting_request(request):
+            return True
+        if request.num_stale_output_tokens and not request.drop_stale_output:
+            return True
+        if self.policy is None or len(self._vllm.running) >= self._vllm.max_num_active_reqs:
+            return True
+        if self._vllm.running:
+            if self._forced is not None or (self._refusal.steps and tracked is self._refused_head):
+                return False
+            self.asked += 1
+            if self.policy.admits(tracked):
+                return True
+            self.refused += 1
+            self._refused_head = tracked
+            self._refusal.stand(self.policy.refusal_steps)
+            return False
+        if not self.policy.admits(tracked):  # something must run; not counted in, so nobody else starts in this step
+            self._forced = tracked
+        return True
+
+    def after_step(self, output: SchedulerOutput) -> None:
+        """vLLM has decided the step; it is under way."""
+        self._refusal.passed(1)
+        if output.total_num_scheduled_tokens:
+            self._under_way.append((output, time.perf_counter()))
+
+    def completed(self, output: SchedulerOutput) -> None:
+        """The step's tokens are there: learn what it cost, from its start or the end of the one before it."""
+        now = time.perf_counter()
+        if not output.total_num_scheduled_tokens:
+            return
+        while self._under_way:
+            known, scheduled = self._under_way.popleft()
+            if known is output:
+                self._learn_cost(output, now - max(scheduled, self._last_update))
+                break
+        self._last_update = now
+
+    def _learn_cost(self, output: SchedulerOutput, seconds: float) -> None:
+        counts, drafts = output.num_scheduled_tokens, output.scheduled_spec_decode_tokens
+        if drafts:
+            decodes = [n for i, n in counts.items() if n == 1 + len(drafts.get(i, ()))]
+            self.costs.observe(len(decodes), output.total_num_scheduled_tokens - sum(decodes), seconds)
+        else:
+            singles = list(counts.values()).count(1)
+            self.costs.observe(singles, output.total_num_scheduled_tokens - singles, seconds)
+
+    def preempted(self, request: VllmRequest) -> None:
+        """The request is about to lose its blocks and to be queued again."""
+        tracked = self.tracked[request.request_id]
+        tracked.state = RequestState.PREEMPTED
+        tracked.preemptions += 1
+        self._refusal.lift()
+        if self.policy is not None:
+            others = [self.tracked[r.request_id] for r in self._vllm.running if r is not request]
+            self.policy.preempted(tracked, others)
+
+    def ended(self, request: VllmRequest) -> None:
+        """The request ended or was aborted, in any state."""
+        tracked = self.tracked.pop(request.request_id, None)
+        if tracked is None:
+            return
+        tracked.state = RequestState.FINISHED
+        tracked.output_tokens = request.num_output_tokens
+        self._refusal.lift()
+        if self.policy is not None:
+            self.policy.finished(tracked)
+        assert tracked.query is not None
+        if tracked.output_tokens:
+            natural = request.status == RequestStatus.FINISHED_STOPPED
+            self.forecasts.observe(tracked.query, tracked.output_tokens, censored=not natural)
+            self._ended = True
