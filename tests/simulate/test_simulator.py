@@ -60,6 +60,15 @@ def test_jumping_changes_no_digit(
     assert jumped.outcomes == stepped.outcomes
 
 
+def test_the_last_token_of_a_prompt_alone_in_a_step_is_no_jump_over_the_answers_end() -> None:
+    """64 tokens in a step of 64, with one that decodes: the token that is left decodes, too, before any was drawn."""
+    _, options = make(1, 0, None, kv_tokens=32_768)
+    prompts, answers = np.array([10, 64]), np.array([200, 3])
+    trace = Trace(np.array([0.0, 0.1]), prompts, answers, np.array([300, 300]))
+    jumped, stepped = (simulate(trace, options, SchedulerOptions(), step_by_step=flag) for flag in (False, True))
+    assert jumped.outcomes == stepped.outcomes
+
+
 def test_it_does_jump() -> None:
     trace, options = make(4, 0, None, kv_tokens=32_768)
     jumped, stepped = (simulate(trace, options, SchedulerOptions(), step_by_step=flag) for flag in (False, True))

@@ -181,6 +181,8 @@ class Engine:
 
     def _until_the_next_end(self) -> int:
         """Steps in which no answer ends but in the last."""
+        if self._fresh:  # also one of which a single token of the prompt was left, which counts as a decode
+            return 1
         while self._ends:
             step, _, request, preemptions = self._ends[0]
             if request.state is RequestState.RUNNING and request.preemptions == preemptions:
