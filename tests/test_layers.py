@@ -18,7 +18,7 @@ MODULES = sorted(ROOT.rglob("*.py"))
 HEIGHTS = [
     {"version"},
     {"errors"},
-    {"registry", "config", "figures", "traces"},
+    {"registry", "config", "figures", "traces", "whole_file"},
     {"theory", "optim"},
     {"core"},
     {"predict"},

@@ -5,13 +5,12 @@ from __future__ import annotations
 import importlib.util
 import io
 import os
-import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from presize.errors import ConfigError
+from presize.whole_file import write_whole
 
 SUFFIXES = ("png", "svg", "pdf")
 _DOTS = 150  # an inch
@@ -53,15 +52,6 @@ def save_figure(path: Path, figure: Any, dots: int = _DOTS) -> None:
 def write(path: Path, content: bytes, option: str) -> None:
     """Write or replace the file, whole; ConfigError, and the old file is left, if that fails."""
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-            os.chmod(name, 0o644)
-            os.replace(name, path)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(name)
-            raise
+        write_whole(path, content)
     except OSError as error:
         raise ConfigError(f"{option} is {str(path)!r}, which can not be written: {error.strerror or error}") from error

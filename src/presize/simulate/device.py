@@ -6,9 +6,6 @@ A device is built in, or a JSON file with these fields, which `presize calibrate
 from __future__ import annotations
 
 import dataclasses
-import os
-import tempfile
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ from typing import Any
 import orjson
 
 from presize.errors import ConfigError
+from presize.whole_file import write_whole
 
 _BOUNDS: dict[str, tuple[float, float]] = {
     "memory_bytes": (1e6, 1e15),
@@ -151,15 +149,6 @@ def save_device(path: Path, device: Device, measured: dict[str, Any]) -> None:
     """Write, whole or not at all, what `device_of` reads, and what it was fitted to; ConfigError if that fails."""
     content = orjson.dumps({"device": dataclasses.asdict(device), **measured}, option=orjson.OPT_INDENT_2) + b"\n"
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-            os.chmod(name, 0o644)
-            os.replace(name, path)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(name)
-            raise
+        write_whole(path, content)
     except OSError as error:
         raise ConfigError(f"{path} can not be written: {error.strerror or error}") from error

@@ -137,23 +137,18 @@ def _tune(task: Task, net: EncoderNet, pieces_of: Words, loss: Loss, held_out_lo
     fit(net, inputs, sizes, loss, validate, optimizer, schedule, task, turn)
 
 
-def outputs_of(net: nn.Module, pieces: Sequence[IntArray], sides: Float32) -> Tensor:
+def outputs_of(net: nn.Module, pieces: Sequence[IntArray], sides: Float32, batch_size: int = 64) -> Tensor:
     """(N, K) of every prompt, in batches of similar length."""
-    order = np.argsort([len(prompt) for prompt in pieces], kind="stable")[
-        ::-1
-    ]  # the longest first: its memory serves all
+    order = np.argsort([len(prompt) for prompt in pieces], kind="stable")
     found = torch.empty(0)
     net.eval()
-    start = 0
     with torch.inference_mode():
-        while start < len(order):
-            count = max(min(64, _SCHEDULE.max_padded // len(pieces[order[start]])), 1)
-            rows = order[start : start + count].copy()
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
             out = net(*padded([pieces[i] for i in rows]), torch.from_numpy(sides[rows]))
             if start == 0:
                 found = torch.empty(len(order), out.shape[1])
             found[torch.from_numpy(rows)] = out
-            start += count
     return found
 
 
