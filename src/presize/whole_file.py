@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import os
 import tempfile
-from contextlib import suppress
 from pathlib import Path
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write or replace it; OSError, and the old file is left, if that fails."""
+def replace_file(path: Path, content: bytes, mode: int = 0o600) -> None:
+    """Write ``path`` in one move: whenever the process is killed, the old content is there or the new one.
+
+    OSError, and the old file is left, if that fails. mode: who may read it; by default its owner alone.
+    """
     handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
-        os.chmod(name, 0o644)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, mode)
         os.replace(name, path)
     except BaseException:
-        with suppress(OSError):
-            os.unlink(name)
+        Path(name).unlink(missing_ok=True)
         raise

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from presize.predict.base import Query
 from presize.predict.features import MAX_READ, Features
-from presize.predict.online.reservoir import Answer, Recent, Reservoir, newest, replace_file
+from presize.predict.online.reservoir import Answer, Recent, Reservoir, newest
+from presize.whole_file import replace_file
 
 PLAIN = Features((), (), (0.0,) * 4, (0.0,) * 4)
 ANSWER = Answer.of(Query("r", [5, 6, 7], 300, 0.5, True, tenant="ann"), PLAIN, 40, False)
@@ -149,7 +150,7 @@ def test_a_file_is_replaced_or_left_as_it_was(tmp_path: Path, monkeypatch: pytes
     def full(_: int) -> None:
         raise OSError(28, "no space")
 
-    monkeypatch.setattr("presize.predict.online.reservoir.os.fsync", full)
+    monkeypatch.setattr("presize.whole_file.os.fsync", full)
     with pytest.raises(OSError, match="no space"):
         replace_file(path, b"new")
     assert [p.name for p in tmp_path.iterdir()] == ["file"]

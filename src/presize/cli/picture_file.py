@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from presize.errors import ConfigError
-from presize.whole_file import write_whole
+from presize.whole_file import replace_file
 
 SUFFIXES = ("png", "svg", "pdf")
 _DOTS = 150  # an inch
@@ -52,6 +52,6 @@ def save_figure(path: Path, figure: Any, dots: int = _DOTS) -> None:
 def write(path: Path, content: bytes, option: str) -> None:
     """Write or replace the file, whole; ConfigError, and the old file is left, if that fails."""
     try:
-        write_whole(path, content)
+        replace_file(path, content, mode=0o644)
     except OSError as error:
         raise ConfigError(f"{option} is {str(path)!r}, which can not be written: {error.strerror or error}") from error

@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from presize.errors import ConfigError
-from presize.whole_file import write_whole
+from presize.whole_file import replace_file
 
 _BOUNDS: dict[str, tuple[float, float]] = {
     "memory_bytes": (1e6, 1e15),
@@ -149,6 +149,6 @@ def save_device(path: Path, device: Device, measured: dict[str, Any]) -> None:
     """Write, whole or not at all, what `device_of` reads, and what it was fitted to; ConfigError if that fails."""
     content = orjson.dumps({"device": dataclasses.asdict(device), **measured}, option=orjson.OPT_INDENT_2) + b"\n"
     try:
-        write_whole(path, content)
+        replace_file(path, content, mode=0o644)
     except OSError as error:
         raise ConfigError(f"{path} can not be written: {error.strerror or error}") from error

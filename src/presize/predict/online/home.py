@@ -25,8 +25,9 @@ from typing import Any
 
 from presize.errors import ConfigError, ModelError, first_line
 from presize.predict.learned import Learned
-from presize.predict.online.reservoir import Reservoir, replace_file
+from presize.predict.online.reservoir import Reservoir
 from presize.predict.store import HEADER, WEIGHTS
+from presize.whole_file import replace_file
 
 LOCK, BASE, CURRENT, RESERVOIR, STATE = "lock", "base", "current", "reservoir.safetensors", "state.json"
 CANDIDATE = "candidate-"

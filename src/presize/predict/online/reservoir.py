@@ -6,8 +6,6 @@ The file holds what a predictor reads of each prompt, as token ids: whoever can 
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from collections import OrderedDict, deque
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +20,7 @@ from presize.predict.base import Query
 from presize.predict.features import MAX_READ, Features, Float32
 from presize.predict.model import Arrays
 from presize.predict.train.task import Answers
+from presize.whole_file import replace_file
 
 CAPACITY = 5_000  # answers
 ROOM = 1_000_000  # prompt tokens of all of them
@@ -200,17 +199,3 @@ class Reservoir:
 _WHOLE = ("max_tokens", "system", "tenant", "output_tokens", "censored")
 _LOW = np.array([1, 1, 0, 0, 1, 0])  # of the sizes, then of _WHOLE
 _HIGH = np.array([MAX_READ, 2**62, 1, 2**63 - 1, MAX_LENGTH, 1])
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write ``path`` in one move: whenever the process is killed, the old content is there or the new one."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
