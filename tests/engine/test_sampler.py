@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from devices import DEVICES
 from drawing import STRATA, distribution, sequence, spread_seeds
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -65,12 +66,13 @@ def test_seeds_are_found_for_every_stratum():
     assert len(set(spread_seeds())) == STRATA
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
-def test_draws_follow_the_softmax_over_seeds_over_places_and_over_pairs_of_them(temperature):
+def test_draws_follow_the_softmax_over_seeds_over_places_and_over_pairs_of_them(temperature, device):
     params = SamplingParams(temperature=temperature)
     logits = random_logits(6, 1.0, 3)
     probs = (logits.double() / temperature).softmax(dim=-1).numpy()
-    rows = logits.expand(6000, -1)
+    rows = logits.to(device).expand(6000, -1)
     over_seeds = sample(rows.clone(), [sequence(params, seed) for seed in range(6000)]).token_ids
     answers = [sequence(params, 11, answer=[0] * place) for place in range(6000)]
     over_places = sample(rows.clone(), answers).token_ids

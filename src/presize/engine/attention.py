@@ -1,4 +1,4 @@
-"""Paged attention for the decoder: the numba kernel on the CPU, torch operations elsewhere.
+"""Paged attention for the decoder: numba kernels on the CPU, Triton kernels on CUDA.
 
 Letters as in `kernels.attention`: N rows, H query heads, J key/value heads, D head size, B tokens a block.
 """
@@ -9,7 +9,6 @@ from typing import Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from presize.config import BLOCK_SIZE
 from presize.engine.elementwise import raw
@@ -33,7 +32,7 @@ def make_attention(config: ModelConfig, cache: KVCache, max_positions: int, thre
     """The implementation for the device that the cache is on."""
     if cache.storage.device.type == "cpu":
         return CpuAttention(config, cache, max_positions, threads)
-    return TorchAttention(config, cache, max_positions)
+    return CudaAttention(config, cache, max_positions)
 
 
 def rotary_table(config: ModelConfig, max_positions: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -89,77 +88,30 @@ class CpuAttention:
         return output_NX
 
 
-class TorchAttention:
-    """Torch operations: a padded gather for all decodes at once, one call for each prefill chunk. Runs anywhere."""
+class CudaAttention:
+    """Triton kernels; what a step needs of the plan is moved to the device once."""
 
     def __init__(self, config: ModelConfig, cache: KVCache, max_positions: int) -> None:
-        self._config, self._cache = config, cache
-        self._device = cache.storage.device
-        cos, sin = rotary_table(config, max_positions)
-        self._cos, self._sin = cos.to(self._device), sin.to(self._device)
+        from presize.engine.kernels import cuda
+
+        self._kernels, self._config = cuda, config
+        self._cache = cache.storage
+        self._cos, self._sin = (t.to(self._cache.device) for t in rotary_table(config, max_positions))
 
     def begin(self, plan: StepPlan) -> None:
         def move(array: np.ndarray) -> torch.Tensor:
-            return torch.from_numpy(array).to(self._device)
+            return torch.from_numpy(array).to(self._cache.device)
 
-        positions = move(plan.positions)
-        self._cos_N1E, self._sin_N1E = self._cos[positions][:, None], self._sin[positions][:, None]
-        self._blocks, self._places = move(plan.slots // BLOCK_SIZE), move(plan.slots % BLOCK_SIZE)
-        counts = np.diff(plan.row_starts)
-        ends = np.append(plan.table_starts[1:], len(plan.tables))
-        tables = [plan.tables[a:b] for a, b in zip(plan.table_starts, ends, strict=True)]
-        contexts = plan.contexts[plan.row_starts[1:] - 1]
-        single = np.flatnonzero(counts == 1)
-        self._single_rows = move(plan.row_starts[single])
-        width = max((-(-int(contexts[i]) // BLOCK_SIZE) for i in single), default=0)
-        padded = np.zeros((len(single), width), dtype=np.int64)
-        for row, i in enumerate(single):
-            used = tables[i][:width]
-            padded[row, : len(used)] = used
-        self._single_tables = move(padded)
-        seen = np.arange(width * BLOCK_SIZE)[None] < contexts[single][:, None]
-        self._single_mask = move(seen)[:, None, None]
-        self._chunks = []
-        for i in np.flatnonzero(counts > 1):
-            end = int(contexts[i])
-            rows = slice(int(plan.row_starts[i]), int(plan.row_starts[i + 1]))
-            table = move(tables[i][: -(-end // BLOCK_SIZE)].astype(np.int64))
-            mask = torch.ones(int(counts[i]), end, dtype=torch.bool, device=self._device).tril(end - int(counts[i]))
-            self._chunks.append((rows, table, end, mask))
+        self._positions, self._slots, self._contexts = move(plan.positions), move(plan.slots), move(plan.contexts)
+        self._tables = move(plan.tables)
+        self._table_starts_N = move(np.repeat(plan.table_starts, np.diff(plan.row_starts)))
 
     def __call__(self, layer: int, qkv_NX: torch.Tensor) -> torch.Tensor:
-        config = self._config
-        heads = qkv_NX.view(len(qkv_NX), -1, config.head_size)
-        queries, keys, values = heads.split([config.num_heads, config.num_kv_heads, config.num_kv_heads], dim=1)
-        queries, keys = self._rotate(queries), self._rotate(keys)
-        k_cache, v_cache = self._cache.keys[layer], self._cache.values[layer]
-        k_cache[self._blocks, :, :, self._places] = keys.to(k_cache.dtype)
-        v_cache[self._blocks, :, self._places] = values.to(v_cache.dtype)
-        output = torch.empty_like(queries)
-        if len(self._single_rows):
-            k, v = self._gather(k_cache, v_cache, self._single_tables, queries.dtype)
-            # what lies behind a context may be anything, NaN too, and must not be touched even with weight zero
-            unseen = ~self._single_mask.transpose(2, 3)
-            k, v = k.masked_fill(unseen, 0.0), v.masked_fill(unseen, 0.0)
-            q = queries[self._single_rows][:, :, None]
-            attended = F.scaled_dot_product_attention(q, k, v, attn_mask=self._single_mask, enable_gqa=True)
-            output[self._single_rows] = attended[:, :, 0]
-        for rows, table, end, mask in self._chunks:
-            k, v = self._gather(k_cache, v_cache, table[None], queries.dtype)
-            q = queries[rows].transpose(0, 1)[None]
-            attended = F.scaled_dot_product_attention(q, k[:, :, :end], v[:, :, :end], attn_mask=mask, enable_gqa=True)
-            output[rows] = attended[0].transpose(0, 1)
-        return output.flatten(1)
-
-    def _rotate(self, x_NHD: torch.Tensor) -> torch.Tensor:
-        a, b = x_NHD.float().chunk(2, dim=-1)
-        cos, sin = self._cos_N1E, self._sin_N1E
-        return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).to(x_NHD.dtype)
-
-    def _gather(
-        self, k_cache: torch.Tensor, v_cache: torch.Tensor, tables_SW: torch.Tensor, dtype: torch.dtype
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values (S, J, W B, D) of the tables (S, W)."""
-        keys = k_cache[tables_SW].permute(0, 2, 1, 4, 3).flatten(2, 3)
-        values = v_cache[tables_SW].transpose(1, 2).flatten(2, 3)
-        return keys.to(dtype), values.to(dtype)
+        config, cache = self._config, self._cache[layer]
+        queries_NHD = self._kernels.rotate_and_store(
+            qkv_NX, self._positions, self._slots, self._cos, self._sin, config.num_heads, config.num_kv_heads,
+            config.head_size, cache,
+        )  # fmt: skip
+        return self._kernels.paged_attention(
+            queries_NHD, cache, config.num_kv_heads, self._tables, self._table_starts_N, self._contexts
+        )

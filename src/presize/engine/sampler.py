@@ -37,7 +37,7 @@ def sample(logits_RV: torch.Tensor, sequences: SequenceOf[Sequence]) -> Sampled:
     wanted = [row for row, s in enumerate(sequences) if s.params.logprobs is not None]
     raw = logits_RV[wanted].log_softmax(dim=-1) if wanted else None
     for row, sequence in enumerate(sequences):
-        _process(logits_RV[row], sequence)
+        _process(logits_RV, row, sequence)
     # numpy's argmax takes a sixth of torch's time on the CPU
     best = logits_RV.numpy().argmax(axis=-1) if logits_RV.device.type == "cpu" else logits_RV.argmax(dim=-1)
     token_ids: list[int] = best.tolist()
@@ -52,20 +52,20 @@ def sample(logits_RV: torch.Tensor, sequences: SequenceOf[Sequence]) -> Sampled:
     return Sampled(token_ids, logprobs)
 
 
-def _process(logits_V: torch.Tensor, sequence: Sequence) -> None:
+def _process(logits_RV: torch.Tensor, row: int, sequence: Sequence) -> None:
     """Penalties and the ban on ending before min_tokens, in place."""
     params = sequence.params
     if sequence.request.output_tokens < params.min_tokens and sequence.stop_ids:
-        logits_V[list(sequence.stop_ids)] = -torch.inf
+        logits_RV[row, list(sequence.stop_ids)] = -torch.inf
     if params.repetition_penalty != 1.0:
-        seen = torch.tensor(sequence.token_ids, device=logits_V.device).unique()
-        values, penalty = logits_V[seen], max(params.repetition_penalty, _SMALLEST)
-        logits_V[seen] = torch.where(values > 0, values / penalty, values * penalty)
+        seen = torch.tensor(sequence.token_ids, device=logits_RV.device).unique()
+        values, penalty = logits_RV[row, seen], max(params.repetition_penalty, _SMALLEST)
+        logits_RV[row, seen] = torch.where(values > 0, values / penalty, values * penalty)
     if params.presence_penalty or params.frequency_penalty:
-        ids, counts = torch.tensor(sequence.output_ids, dtype=torch.int64, device=logits_V.device).unique(
+        ids, counts = torch.tensor(sequence.output_ids, dtype=torch.int64, device=logits_RV.device).unique(
             return_counts=True
         )
-        logits_V[ids] -= params.presence_penalty + params.frequency_penalty * counts
+        logits_RV[row, ids] -= params.presence_penalty + params.frequency_penalty * counts
 
 
 def _draw(logits_RV: torch.Tensor, sequences: list[Sequence]) -> list[int]:
