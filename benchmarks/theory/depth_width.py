@@ -4,8 +4,9 @@ python benchmarks/corpus.py speeches > speeches.txt
 python benchmarks/theory/depth_width.py --work FILE.jsonl --text speeches.txt ../shared/data/text/wikitext2_*.txt.gz
     [--device cuda] [--sizes 1e5 3e5 1e6 3e6 1e7] [--minutes 60] [--save] [--save-plot FILE.png]
 
-Every run's loss is a line of --work as it ends, so the command goes on where it stopped; it trains for at most --minutes
-and then reports on what there is. It is meant for a GPU (minutes); two cores take hours for the smallest size alone.
+Every run's loss is a line of --work as it ends, so the command goes on where it stopped; it trains for at most
+--minutes and then reports on what there is. It is meant for a GPU (minutes); two cores take hours for the smallest
+size alone.
 
 Sizes are without embeddings. Widths are whole heads of 16, and the inner width, near 4 d, makes up for what they miss:
 sizes are met within 2 %. Vocabulary: the 2,000 most frequent words, as many as in the paper. The texts are cut into 100
