@@ -26,6 +26,7 @@ from presize.predict import Query
 
 LONGEST = 320
 LAYER = 1
+SPARE = 2  # rows that the plan does not have
 EPSILON = 2.0**-23
 
 
@@ -112,18 +113,20 @@ class Bench:
 
     def run(self, kind: type) -> np.ndarray:
         """(N, H, D) by the code under test; the cache is changed."""
-        qkv_NX = self.qkv.clone().flatten(1)
+        filling = torch.full((SPARE, *self.qkv.shape[1:]), float("nan"))
+        qkv_NX = torch.cat([self.qkv, filling]).flatten(1)
         if kind is CpuAttention:
             attention = CpuAttention(self.config, self.cache, LONGEST, self.case.threads)
         else:
             here, self.cache.storage = self.cache.storage, self.cache.storage.to(TRITON_DEVICE)
             attention = CudaAttention(self.config, self.cache, LONGEST)
             qkv_NX = qkv_NX.to(TRITON_DEVICE)
-        attention.begin(self.plan())
-        output = attention(LAYER, qkv_NX).cpu().reshape(len(self.qkv), -1, self.case.size)
+        attention.begin(self.plan(), len(qkv_NX))
+        output = attention(LAYER, qkv_NX).cpu().reshape(len(qkv_NX), -1, self.case.size)
+        assert not output[len(self.qkv) :].any()
         if kind is CudaAttention:
             self.cache.storage = here.copy_(self.cache.storage)
-        return output.numpy()
+        return output[: len(self.qkv)].numpy()
 
     def rotated(self, positions: range, rows: slice) -> np.ndarray:
         """(N, H + J, D) queries and keys of a sequence, in float64."""

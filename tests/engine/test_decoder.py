@@ -52,9 +52,8 @@ def our_logits(directory: Path, prompts: list[list[int]], dtype: torch.dtype, na
                 assert ledger.allocate(s.request.request_id, s.request.computed_tokens + count)
                 work.append(SequenceWork(s, count, True, list(ledger.held(s.request.request_id))))
         plan = make_plan(work)
-        attention.begin(plan)
-        spare = 3 if name == "cpu" else 0  # as the runner has them: rows that nobody looks at
-        ids = np.pad(plan.token_ids, (0, spare))
+        ids = np.pad(plan.token_ids, (0, 3))  # as the runner has them: rows that nobody looks at
+        attention.begin(plan, len(ids))
         logits = decoder(
             torch.from_numpy(ids).to(device), attention, torch.arange(len(plan.token_ids), device=device)
         ).cpu()

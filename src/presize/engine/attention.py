@@ -12,6 +12,7 @@ import torch
 
 from presize.config import BLOCK_SIZE
 from presize.engine.elementwise import raw
+from presize.engine.graphs import MOST_GRAPHED
 from presize.engine.kv_cache import KVCache
 from presize.engine.model_config import ModelConfig
 from presize.engine.plan import StepPlan
@@ -20,11 +21,11 @@ from presize.engine.plan import StepPlan
 class PagedAttention(Protocol):
     """`begin` once a step, then a call a layer (`decoder.Attention`)."""
 
-    def begin(self, plan: StepPlan) -> None:
-        """Prepare what all layers of this step share."""
+    def begin(self, plan: StepPlan, rows: int) -> None:
+        """Prepare what all layers of this step share. ``rows``, N, may be more than the plan has."""
 
     def __call__(self, layer: int, qkv_NX: torch.Tensor) -> torch.Tensor:
-        """qkv (N, (H + 2J) D) -> (N, H D). On the CPU there may be more rows than the plan has; theirs become zero."""
+        """qkv (N, (H + 2J) D) -> (N, H D); zero in rows that the plan does not have."""
         ...
 
 
@@ -32,7 +33,7 @@ def make_attention(config: ModelConfig, cache: KVCache, max_positions: int, thre
     """The implementation for the device that the cache is on."""
     if cache.storage.device.type == "cpu":
         return CpuAttention(config, cache, max_positions, threads)
-    return CudaAttention(config, cache, max_positions)
+    return CudaAttention(config, cache, max_positions, MOST_GRAPHED)
 
 
 def rotary_table(config: ModelConfig, max_positions: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -55,7 +56,7 @@ class CpuAttention:
         self._cos, self._sin = (t.numpy() for t in rotary_table(config, max_positions))
         self._scale = np.float32(config.head_size**-0.5) * attention.LOG2E
 
-    def begin(self, plan: StepPlan) -> None:
+    def begin(self, plan: StepPlan, rows: int) -> None:
         tile = self._kernels.TILE
         counts = np.diff(plan.row_starts)
         tiles = -(-counts // tile)
@@ -89,29 +90,32 @@ class CpuAttention:
 
 
 class CudaAttention:
-    """Triton kernels; what a step needs of the plan is moved to the device once."""
+    """Triton kernels; what a step needs of the plan is moved to the device once, for up to `most_rows` rows always to
+    the same place, as a CUDA graph wants it.
+    """
 
-    def __init__(self, config: ModelConfig, cache: KVCache, max_positions: int) -> None:
+    def __init__(self, config: ModelConfig, cache: KVCache, max_positions: int, most_rows: int = 0) -> None:
         from presize.engine.kernels import cuda
 
         self._kernels, self._config = cuda, config
         self._cache = cache.storage
-        self._cos, self._sin = (t.to(self._cache.device) for t in rotary_table(config, max_positions))
+        device = self._cache.device
+        self._cos, self._sin = (t.to(device) for t in rotary_table(config, max_positions))
+        self._tables = torch.zeros(cache.num_blocks, dtype=torch.int32, device=device)
+        self._place_N4 = torch.zeros((most_rows, 4), dtype=torch.int64, device=device)
 
-    def begin(self, plan: StepPlan) -> None:
-        def move(array: np.ndarray) -> torch.Tensor:
-            return torch.from_numpy(array).to(self._cache.device)
-
-        self._positions, self._slots, self._contexts = move(plan.positions), move(plan.slots), move(plan.contexts)
-        self._tables = move(plan.tables)
-        self._table_starts_N = move(np.repeat(plan.table_starts, np.diff(plan.row_starts)))
+    def begin(self, plan: StepPlan, rows: int) -> None:
+        self._tables[: len(plan.tables)].copy_(torch.from_numpy(plan.tables))
+        rows_N4 = np.zeros((rows, 4), dtype=np.int64)
+        known = rows_N4[: len(plan.positions)]
+        known[:, 0], known[:, 1], known[:, 2] = plan.positions, plan.slots, plan.contexts
+        known[:, 3] = np.repeat(plan.table_starts, np.diff(plan.row_starts))
+        self._rows_N4 = self._place_N4[:rows] if rows <= len(self._place_N4) else self._place_N4.new_empty(rows, 4)
+        self._rows_N4.copy_(torch.from_numpy(rows_N4))
 
     def __call__(self, layer: int, qkv_NX: torch.Tensor) -> torch.Tensor:
         config, cache = self._config, self._cache[layer]
         queries_NHD = self._kernels.rotate_and_store(
-            qkv_NX, self._positions, self._slots, self._cos, self._sin, config.num_heads, config.num_kv_heads,
-            config.head_size, cache,
-        )  # fmt: skip
-        return self._kernels.paged_attention(
-            queries_NHD, cache, config.num_kv_heads, self._tables, self._table_starts_N, self._contexts
+            qkv_NX, self._rows_N4, self._cos, self._sin, config.num_heads, config.num_kv_heads, config.head_size, cache
         )
+        return self._kernels.paged_attention(queries_NHD, cache, config.num_kv_heads, self._tables, self._rows_N4)

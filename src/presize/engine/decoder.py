@@ -65,14 +65,18 @@ class Decoder:
 
     def __call__(self, ids_N: torch.Tensor, attention: Attention, rows_R: torch.Tensor) -> torch.Tensor:
         """Logits (R, V) float32 of the rows that ``rows_R`` names."""
-        return self.logits(self.states(ids_N, attention, rows_R))
+        return self.logits(self.states(self.hidden(ids_N, attention)[rows_R]))
 
-    def states(self, ids_N: torch.Tensor, attention: Attention, rows_R: torch.Tensor) -> torch.Tensor:
-        """(R, C) what the head sees of the rows that ``rows_R`` names: their hidden states after the last norm."""
+    def hidden(self, ids_N: torch.Tensor, attention: Attention) -> torch.Tensor:
+        """(N, C) what the last layer leaves."""
         hidden_NC = F.embedding(ids_N, self.embedding)
         for layer in self.layers:
             hidden_NC = layer(hidden_NC, attention)
-        return self.final_norm(hidden_NC[rows_R])
+        return hidden_NC
+
+    def states(self, hidden_RC: torch.Tensor) -> torch.Tensor:
+        """(R, C) what the head sees: after the last norm."""
+        return self.final_norm(hidden_RC)
 
     def logits(self, states_RC: torch.Tensor) -> torch.Tensor:
         """(R, V) float32."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from presize.config import BLOCK_SIZE, EngineOptions
 from presize.engine.attention import make_attention
+from presize.engine.graphs import GraphedDecoder, rows_graphed
 from presize.engine.kv_cache import KVCache, blocks_that_fit
 from presize.engine.linear import computes_bfloat16
 from presize.engine.machine import free_memory, usable_cores
@@ -50,6 +51,9 @@ class Runner:
         self.max_model_len = self._longest(options)
         cache = KVCache(self.config, self.num_blocks, self.dtype, self.device)
         self._attention = make_attention(self.config, cache, self.max_model_len, threads)
+        self._graphs = (
+            GraphedDecoder(self.decoder, self._attention, self.device) if self.device.type == "cuda" else None
+        )
 
     def _longest(self, options: EngineOptions) -> int:
         asked = options.max_model_len
@@ -64,10 +68,10 @@ class Runner:
         with_states: also the states that the first token of an answer is drawn from.
         """
         plan = make_plan(work)
-        self._attention.begin(plan)
-        ids = torch.from_numpy(self._padded(plan.token_ids)).to(self.device)
-        rows = torch.from_numpy(plan.draw_rows).to(self.device)
-        states_RC = self.decoder.states(ids, self._attention, rows)
+        ids_N = torch.from_numpy(self._padded(plan.token_ids))
+        self._attention.begin(plan, len(ids_N))
+        hidden_NC = self._graphs.hidden(ids_N) if self._graphs else self.decoder.hidden(ids_N, self._attention)
+        states_RC = self.decoder.states(hidden_NC[torch.from_numpy(plan.draw_rows).to(self.device)])
         drawing = [w.sequence for w in work if w.draws]
         sampled = sample(self.decoder.logits(states_RC), drawing)
         if not with_states:
@@ -76,13 +80,14 @@ class Runner:
         return replace(sampled, first_states=states_RC[first].float().cpu().numpy()) if first else sampled
 
     def _padded(self, token_ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """On the CPU, a few rows more that nobody looks at: oneDNN compiles a product for each number of rows that it
-        meets, and keeps some 350 KB of each. Up to `_EXACT_ROWS`, where a row costs most, all numbers are let be.
+        """A few rows more that nobody looks at. On CUDA, as many as some graph has. On the CPU oneDNN compiles a
+        product for each number of rows that it meets, and keeps some 350 KB of each; up to `_EXACT_ROWS`, where a row
+        costs most, all numbers are let be.
         """
-        spare = -len(token_ids) % _ROWS_STEP
-        if self.device.type != "cpu" or len(token_ids) <= _EXACT_ROWS or not spare:
-            return token_ids
-        return np.concatenate((token_ids, np.zeros(spare, dtype=np.int64)))
+        rows = len(token_ids)
+        rounded = rows if rows <= _EXACT_ROWS else -(-rows // _ROWS_STEP) * _ROWS_STEP
+        wanted = rows_graphed(rows) if self._graphs else rounded
+        return np.concatenate((token_ids, np.zeros(wanted - rows, dtype=np.int64)))
 
 
 def _device(name: str) -> torch.device:

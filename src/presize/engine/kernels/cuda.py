@@ -1,7 +1,9 @@
 """Triton kernels of the attention: rotary embedding with storing, and paged attention.
 
 Letters as in `kernels.attention`: N rows, H query heads, J key/value heads, D head size, B tokens a block; G = H / J.
-The cache of a layer is (P, J, 2, D B): for each head its keys, (D, B), then its values, (B, D).
+The cache of a layer is (P, J, 2, D B): for each head its keys, (D, B), then its values, (B, D). ``rows_N4`` holds of
+each row its position, its slot, how many keys it may see, and where in ``tables`` its block table begins; a row that
+may see none is filling: nothing of it is stored, and its output is zero.
 """
 
 from __future__ import annotations
@@ -17,28 +19,27 @@ _LOG2E = 1.4426950408889634
 
 
 def rotate_and_store(
-    qkv_NX: torch.Tensor, positions_N: torch.Tensor, slots_N: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor,
+    qkv_NX: torch.Tensor, rows_N4: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor,
     heads: int, kv_heads: int, size: int, cache: torch.Tensor,
 ) -> torch.Tensor:  # fmt: skip
     """Rotated queries (N, H, D) in the type of qkv; rotated keys, and values, go to their slots of ``cache``."""
     queries = qkv_NX.new_empty(len(qkv_NX), heads, size)
     _rotate_and_store[(len(qkv_NX), heads + 2 * kv_heads)](
-        qkv_NX, positions_N, slots_N, cos, sin, queries, cache,
+        qkv_NX, rows_N4, cos, sin, queries, cache,
         heads, kv_heads, size // 2, triton.next_power_of_2(size // 2), BLOCK_SIZE, num_warps=1,
     )  # fmt: skip
     return queries
 
 
 def paged_attention(
-    queries_NHD: torch.Tensor, cache: torch.Tensor, kv_heads: int, tables: torch.Tensor, table_starts_N: torch.Tensor,
-    contexts_N: torch.Tensor,
+    queries_NHD: torch.Tensor, cache: torch.Tensor, kv_heads: int, tables: torch.Tensor, rows_N4: torch.Tensor
 ) -> torch.Tensor:  # fmt: skip
-    """(N, H D): row n attends to the first contexts[n] tokens of the block table at tables[table_starts[n]]."""
+    """(N, H D): each row attends to the first tokens of its block table."""
     rows, heads, size = queries_NHD.shape
     output = torch.empty_like(queries_NHD)
     group = heads // kv_heads
     _paged_attention[(rows, kv_heads)](
-        queries_NHD, cache, tables, table_starts_N, contexts_N, output, size**-0.5 * _LOG2E, kv_heads, group,
+        queries_NHD, cache, tables, rows_N4, output, size**-0.5 * _LOG2E, kv_heads, group,
         max(triton.next_power_of_2(group), _LEAST_DOT), size, triton.next_power_of_2(size), BLOCK_SIZE,
         num_warps=2,
     )  # fmt: skip
@@ -47,7 +48,7 @@ def paged_attention(
 
 @triton.jit
 def _rotate_and_store(
-    qkv, positions, slots, cos, sin, queries, cache,
+    qkv, rows, cos, sin, queries, cache,
     H: tl.constexpr, J: tl.constexpr, HALF: tl.constexpr, PADDED: tl.constexpr, B: tl.constexpr,
 ):  # fmt: skip
     """One program for a head of a row."""
@@ -59,7 +60,7 @@ def _rotate_and_store(
     first = tl.load(source, real).to(tl.float32)
     second = tl.load(source + HALF, real).to(tl.float32)
     if head < H + J:
-        angle = tl.load(positions + row) * HALF + e
+        angle = tl.load(rows + 4 * row) * HALF + e
         c, s = tl.load(cos + angle, real), tl.load(sin + angle, real)
         first, second = first * c - second * s, second * c + first * s
     if head < H:
@@ -67,7 +68,8 @@ def _rotate_and_store(
         tl.store(target, first.to(queries.dtype.element_ty), real)
         tl.store(target + HALF, second.to(queries.dtype.element_ty), real)
     else:
-        slot = tl.load(slots + row)
+        slot = tl.load(rows + 4 * row + 1)
+        real = e < tl.where(tl.load(rows + 4 * row + 2) > 0, HALF, 0)
         block, place = slot // B, slot % B
         if head < H + J:
             keys = cache + ((block * J + head - H) * 2 * D + e) * B + place
@@ -81,7 +83,7 @@ def _rotate_and_store(
 
 @triton.jit
 def _paged_attention(
-    queries, cache, tables, table_starts, contexts, output, scale,
+    queries, cache, tables, rows, output, scale,
     J: tl.constexpr, G: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr, PADDED: tl.constexpr, B: tl.constexpr,
 ):  # fmt: skip
     """One program for the queries of a row that share a key/value head; softmax as it goes, to base 2."""
@@ -91,8 +93,8 @@ def _paged_attention(
     inside = (g < G)[:, None] & real_d[None]
     place = ((row * J + head) * G + g)[:, None] * D + d[None]
     q = tl.load(queries + place, inside, 0.0)
-    context = tl.load(contexts + row)
-    table = tables + tl.load(table_starts + row)
+    context = tl.load(rows + 4 * row + 2)
+    table = tables + tl.load(rows + 4 * row + 3)
     top = tl.full([ROWS], -float("inf"), tl.float32)
     total = tl.zeros([ROWS], tl.float32)
     mixed = tl.zeros([ROWS, PADDED], tl.float32)
@@ -108,4 +110,6 @@ def _paged_attention(
         total = total * kept + tl.sum(weights, 1)
         mixed = mixed * kept[:, None] + tl.dot(weights.to(q.dtype), v, input_precision="ieee")
         top = new_top
-    tl.store(output + place, (mixed / total[:, None]).to(output.dtype.element_ty), inside)
+    # the largest weight is 1, so is the least total
+    mixed = mixed / tl.maximum(total, 1.0)[:, None]
+    tl.store(output + place, mixed.to(output.dtype.element_ty), inside)
