@@ -122,12 +122,12 @@ def test_a_layer_without_a_gradient_waits_and_then_goes_on_as_if_alone() -> None
     core=st.sampled_from(["diagonal", "full"]),
 )  # fmt: skip
 def test_turning_the_inputs_turns_the_update(seed: int, rank: int, interval: int, core: str) -> None:
-    """If all gradients lie in the basis, as at full rank, no direction of the inputs is special."""
+    """If all gradients lie in the basis, which the first of them spans, no direction of the inputs is special."""
     generator = torch.Generator().manual_seed(seed)
     turn = torch.linalg.qr(torch.randn(8, 8, generator=generator, dtype=torch.float64)).Q
     span = torch.randn(rank, 8, generator=generator, dtype=torch.float64)
-    grads = [torch.randn(5, rank, generator=generator, dtype=torch.float64) @ span for _ in range(12)]
-    start = torch.zeros(5, 8, dtype=torch.float64)
+    grads = [torch.randn(8, rank, generator=generator, dtype=torch.float64) @ span for _ in range(12)]
+    start = torch.zeros(8, 8, dtype=torch.float64)
     options = {"lr": 0.1, "rank": rank, "core": core, "update_interval": interval, "block": "row"}
     straight = trained(start, grads, **options)
     turned = trained(start, [grad @ turn for grad in grads], **options)
