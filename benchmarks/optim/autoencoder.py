@@ -5,7 +5,8 @@ the batch, as in the public protocol of the paper's group (devvrit/SONew), which
 up to 600 trials. The defaults here are for a small machine, half the widths and batches of 250, the same for all.
 
 python benchmarks/optim/autoencoder.py --save
-python benchmarks/optim/autoencoder.py --divide 1 --batch 1000 --steps 5000 --save     the protocol's own size
+python benchmarks/optim/autoencoder.py --divide 1 --batch 1000 --steps 5000 --device cuda --jobs 8 --save
+                                                                                         the protocol's own size
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def main() -> None:
     flags.add_argument("--divide", type=int, default=2, help="hidden widths are divided by this (default: 2)")
     flags.add_argument("--batch", type=int, default=250, help="images in a batch (default: 250)")
     options = flags.parse_args()
-    train, _ = mnist(options.work)
+    train = mnist(options.work)[0].to(options.device)
     widths = [784, *(width // options.divide for width in WIDTHS), CODE]
     widths += widths[-2::-1]
 
@@ -39,12 +40,12 @@ def main() -> None:
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
             layers += [layer, nn.Tanh()] if narrow != CODE else [layer]
-        return nn.Sequential(*layers[:-1])
+        return nn.Sequential(*layers[:-1]).to(options.device)
 
     def batches(seed: int, steps: int) -> Iterator[Tensor]:
         generator = torch.Generator().manual_seed(seed)
         while True:
-            for rows in torch.randperm(len(train), generator=generator).split(options.batch):
+            for rows in torch.randperm(len(train), generator=generator).to(options.device).split(options.batch):
                 if steps == 0:
                     return
                 steps -= 1
@@ -59,7 +60,7 @@ def main() -> None:
 
     name = f"autoencoder-{options.divide}-{options.batch}"
     description = f"MNIST, widths {widths}, tanh, batch {options.batch}; loss over the 50,000 training images"
-    compare(Task(name, model, batches, loss, final), description, options)
+    compare(Task(name, options.device, model, batches, loss, final), description, options)
 
 
 if __name__ == "__main__":

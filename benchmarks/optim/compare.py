@@ -1,30 +1,37 @@
-"""Optimizers on one task: every one tuned with the same number of trials, then run with several seeds.
+"""Optimizers on one task: every one tuned with the same number of trials, then run with several seeds, then timed.
 
 Each run's figures are kept under --work as a file, so that a comparison can be spread over several sittings; the same
-command goes on where it was stopped, and reports what is there. Peers: pip install --no-deps pytorch-optimizer==4.1.0
+command goes on where it was stopped, and reports what is there.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
+import os
 import statistics
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from entries import ENTRIES, state_numbers
 from torch import Tensor, nn
 
-from presize.optim import BlockLowRank, param_groups
+from presize.errors import NumericalError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from filing import report, rounded
 
 _SPACING = 10**0.5  # between two learning rates of a search
+Run = tuple[str, float, int]  # entry, learning rate, seed
 
 
 @dataclass(frozen=True)
@@ -32,92 +39,17 @@ class Task:
     """model(seed); batches(seed, steps); loss(model, batch); final(model) is what is compared, lower is better."""
 
     name: str
+    device: torch.device
     model: Callable[[int], nn.Module]
     batches: Callable[[int, int], Iterable[Tensor]]
     loss: Callable[[nn.Module, Tensor], Tensor]
     final: Callable[[nn.Module], float]
 
 
-@dataclass(frozen=True)
-class Entry:
-    """An optimizer, and the learning rate that its search starts from."""
-
-    centre: float
-    build: Callable[[nn.Module, float], torch.optim.Optimizer]
-
-
-def _ours(**options: Any) -> Callable[[nn.Module, float], torch.optim.Optimizer]:
-    return lambda model, lr: BlockLowRank(param_groups(model), lr=lr, **options)
-
-
-def _peer(name: str, **options: Any) -> Callable[[nn.Module, float], torch.optim.Optimizer]:
-    def build(model: nn.Module, lr: float) -> torch.optim.Optimizer:
-        import pytorch_optimizer
-
-        optimizer: torch.optim.Optimizer = getattr(pytorch_optimizer, name)(model.parameters(), lr=lr, **options)
-        return optimizer
-
-    return build
-
-
-class _MuonAndAdam(torch.optim.Optimizer):
-    """Muon for the matrices of hidden layers, AdamW for the rest at a rate that stands in a fixed ratio to Muon's."""
-
-    def __init__(self, model: nn.Module, lr: float) -> None:
-        tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-        params = list(model.parameters())
-        hidden = [p for p in params if p.ndim == 2 and id(p) not in tables]
-        rest = [p for p in params if p.ndim != 2 or id(p) in tables]
-        super().__init__(params, {"lr": lr})
-        self.parts = [
-            (torch.optim.Muon(hidden, lr=lr, weight_decay=0.0), 1.0),
-            (torch.optim.AdamW(rest, lr=lr, weight_decay=0.0), 0.1),
-        ]
-
-    def step(self, closure: Any = None) -> None:
-        for part, ratio in self.parts:
-            part.param_groups[0]["lr"] = ratio * self.param_groups[0]["lr"]
-            part.step()
-
-    def states(self) -> Iterable[dict[str, Any]]:
-        return (state for part, _ in self.parts for state in part.state.values())
-
-
-ENTRIES = {
-    "adamw": Entry(
-        9.49e-4, lambda m, lr: torch.optim.AdamW(m.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.0)
-    ),
-    "sgd": Entry(3e-3, lambda m, lr: torch.optim.SGD(m.parameters(), lr=lr, momentum=0.9, nesterov=True)),
-    "muon": Entry(1e-2, _MuonAndAdam),
-    "shampoo": Entry(3e-3, _peer("ScalableShampoo", weight_decay=0.0, preconditioning_compute_steps=10)),
-    "soap": Entry(3e-3, _peer("SOAP", weight_decay=0.0)),
-    "blr-4": Entry(3e-3, _ours(rank=4)),
-    "blr-16": Entry(3e-3, _ours(rank=16)),
-    "blr-64": Entry(3e-3, _ours(rank=64)),
-}
-
-
-def state_numbers(optimizer: torch.optim.Optimizer) -> int:
-    """Numbers that the optimizer keeps, wherever it keeps them."""
-    states = optimizer.states() if isinstance(optimizer, _MuonAndAdam) else optimizer.state.values()
-    return sum(_count(value) for state in states for value in state.values())
-
-
-def _count(value: Any) -> int:
-    if torch.is_tensor(value):
-        return value.numel()
-    if isinstance(value, dict):
-        return sum(_count(item) for item in value.values())
-    if isinstance(value, list | tuple):
-        return sum(_count(item) for item in value)
-    return _count(vars(value)) if hasattr(value, "__dict__") and not isinstance(value, type) else 0
-
-
-def measured(task: Task, name: str, lr: float, seed: int, steps: int) -> dict[str, Any]:
-    """One run: warm-up over a twentieth of the steps, then linear decay."""
+def training(task: Task, name: str, lr: float, seed: int, steps: int) -> Iterator[tuple[nn.Module, Any, Tensor]]:
+    """(model, optimizer, loss) after each step: warm-up over a twentieth of the steps, then linear decay."""
     model = task.model(seed)
     optimizer = ENTRIES[name].build(model, lr)
-    losses, spent, began = [], [], time.perf_counter()
     for step, batch in enumerate(task.batches(seed, steps)):
         rate = lr * min((step + 1) / (0.05 * steps), 1.0) * (1.0 - step / steps)
         for group in optimizer.param_groups:
@@ -125,76 +57,173 @@ def measured(task: Task, name: str, lr: float, seed: int, steps: int) -> dict[st
         optimizer.zero_grad()
         loss = task.loss(model, batch)
         loss.backward()
-        started = time.perf_counter()
         optimizer.step()
-        spent.append(time.perf_counter() - started)
-        losses.append(loss.item())
-    seconds = time.perf_counter() - began
-    window = max(steps // 20, 1)
+        yield model, optimizer, loss.detach()
+
+
+def measured(task: Task, name: str, lr: float, seed: int, steps: int) -> dict[str, Any]:
+    """One run; a rate at which it breaks down has an infinite loss."""
+    try:
+        trained = list(training(task, name, lr, seed, steps))  # losses are read later, so that no step waits for them
+    except (NumericalError, torch.linalg.LinAlgError) as error:
+        return {"final": math.inf, "error": str(error)}
+    model, optimizer, _ = trained[-1]
     return {
         "final": task.final(model),
-        "losses": [statistics.fmean(losses[i : i + window]) for i in range(0, steps, window)],
-        "step_ms": 1e3 * statistics.fmean(spent),
-        "seconds": seconds,
+        "losses": torch.stack([loss for *_, loss in trained]).tolist(),
         "state_numbers": state_numbers(optimizer),
         "parameters": sum(param.numel() for param in model.parameters()),
     }
 
 
-def kept(work: Path, task: Task, name: str, lr: float, seed: int, steps: int) -> dict[str, Any]:
-    """The run's figures, computed if they are not there."""
-    path = work / f"{task.name}-{steps}" / f"{name}-{lr:.3g}-{seed}.json"
-    if path.exists():
-        found: dict[str, Any] = json.loads(path.read_text())
-        return found
-    found = measured(task, name, lr, seed, steps)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(found))
-    print(f"{task.name} {name} lr {lr:.3g} seed {seed}: {found['final']:.4f}, optimizer {found['step_ms']:.2f} ms, "
-          f"{found['seconds']:.0f} s", file=sys.stderr, flush=True)  # fmt: skip
-    return found
+def timed(task: Task, rates: dict[str, float], rounds: int) -> dict[str, dict[str, float]]:
+    """Milliseconds of a whole step and of the optimizer alone: medians of rounds of 20, in which entries take turns.
+
+    The device is waited for before and after 20 steps only. Alone, an optimizer is given the last gradients again.
+    """
+    runs = {name: training(task, name, lr, 0, 21 * (rounds + 1)) for name, lr in rates.items()}
+    spent: dict[str, list[tuple[float, float]]] = {name: [] for name in rates}
+    for _ in range(rounds + 1):
+        for name, run in runs.items():
+            _, optimizer, _ = next(run)
+            whole, alone = (seconds_of(step, task.device)[0] for step in (partial(next, run), optimizer.step))
+            spent[name].append((1e3 * whole, 1e3 * alone))
+    medians = {name: [statistics.median(ms) for ms in zip(*pairs[1:], strict=True)] for name, pairs in spent.items()}
+    return {name: {"whole_step_ms": whole, "step_ms": alone} for name, (whole, alone) in medians.items()}
+
+
+def seconds_of(step: Callable[[], Any], device: torch.device) -> tuple[float, float]:
+    """Mean of 20 steps: by the clock, and of the processor."""
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    wait()
+    began, busy = time.perf_counter(), time.process_time()
+    for _ in range(20):
+        step()
+    wait()
+    return (time.perf_counter() - began) / 20, (time.process_time() - busy) / 20
+
+
+class Runs:
+    """The figures of runs, each kept in a file, computed where it is not there."""
+
+    def __init__(self, task: Task, options: Any) -> None:
+        self.task, self.options = task, options
+        self.folder = options.work / f"{task.name}-{options.steps}-{task.device.type}"
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def _path(self, run: Run) -> Path:
+        name, lr, seed = run
+        return self.folder / f"{name}-{lr:.3g}-{seed}.json"
+
+    def compute(self, runs: Iterable[Run]) -> None:
+        """Those that are missing; with several jobs, each in a process of its own, on one thread."""
+        missing = [run for run in dict.fromkeys(runs) if not self._path(run).exists()]
+        if self.options.jobs == 1:
+            for run in missing:
+                self.one(run)
+            return
+        with ThreadPoolExecutor(self.options.jobs) as pool:
+            list(pool.map(self._elsewhere, missing))
+
+    def one(self, run: Run) -> None:
+        """Compute and keep it."""
+        began = time.perf_counter()
+        found = measured(self.task, *run, self.options.steps)
+        self._path(run).write_text(json.dumps(found))
+        print(
+            f"{self._path(run).stem}: {found['final']:.4f}, {time.perf_counter() - began:.0f} s",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def _elsewhere(self, run: Run) -> None:
+        name, lr, seed = run
+        command = [sys.executable, *sys.argv, "--one", f"{name}:{lr}:{seed}"]
+        subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)
+
+    def of(self, *run: Any) -> dict[str, Any] | None:
+        """None if it failed."""
+        path = self._path(run)
+        return json.loads(path.read_text()) if path.exists() else None
 
 
 def compare(task: Task, description: str, options: Any) -> None:
-    """Tune, run, print a table and report."""
-    names, rows = options.entries.split(","), {}
+    """Tune, run, time, print a table and report."""
+    runs = Runs(task, options)
+    if options.one:
+        name, lr, seed = options.one.split(":")
+        runs.one((name, float(lr), int(seed)))
+        return
+    names = options.entries.split(",")
     shifts = [k - (options.trials - 1) // 2 for k in range(options.trials)]
+    rates = {name: [float(f"{ENTRIES[name].centre * _SPACING**shift:.3g}") for shift in shifts] for name in names}
+    runs.compute((name, lr, 0) for name in names for lr in rates[name])
+    tuned: dict[str, dict[float, float]] = {}
     for name in names:
-        rates = [float(f"{ENTRIES[name].centre * _SPACING**shift:.3g}") for shift in shifts]
-        tuned = {lr: kept(options.work, task, name, lr, 0, options.steps)["final"] for lr in rates}
-        best = min(tuned, key=lambda lr: tuned[lr] if tuned[lr] == tuned[lr] else float("inf"))
-        if options.tune_only:
+        found = {lr: runs.of(name, lr, 0) for lr in rates[name]}
+        if all(found.values()):
+            tuned[name] = {
+                lr: run["final"] if math.isfinite(run["final"]) else math.inf for lr, run in found.items() if run
+            }
+    best = {name: min(losses, key=lambda lr: losses[lr]) for name, losses in tuned.items()}
+    runs.compute((name, best[name], seed) for seed in range(options.seeds) for name in best)
+    times = timed(task, best, options.timing_rounds) if options.timing_rounds else {}
+    rows: dict[str, dict[str, Any]] = {}
+    for name, lr in best.items():
+        seeds = [
+            run for seed in range(options.seeds) if (run := runs.of(name, lr, seed)) and math.isfinite(run["final"])
+        ]
+        if not seeds:
             continue
-        runs = [kept(options.work, task, name, best, seed, options.steps) for seed in range(options.seeds)]
-        finals = [run["final"] for run in runs]
+        finals = [run["final"] for run in seeds]
         rows[name] = {
-            "lr": best,
-            "final_by_lr": {f"{lr:g}": loss for lr, loss in tuned.items()},
+            "lr": lr,
+            "final_by_lr": {f"{lr:g}": loss for lr, loss in tuned[name].items()},
             "final": statistics.fmean(finals),
             "final_by_seed": finals,
-            "step_ms": statistics.median(run["step_ms"] for run in runs),
-            "seconds": statistics.median(run["seconds"] for run in runs),
-            "state_numbers_per_parameter": runs[0]["state_numbers"] / runs[0]["parameters"],
-            "losses": runs[0]["losses"],
+            "state_numbers_per_parameter": seeds[0]["state_numbers"] / seeds[0]["parameters"],
+            **times.get(name, {}),
+            "losses": means(seeds[0]["losses"], max(options.steps // 20, 1)),
         }
+        if peer := runs.of("adamw", best.get("adamw"), 0) if "adamw" in best else None:
+            needed = steps_until(seeds[0]["losses"], peer["losses"])
+            rows[name]["steps_to_adamws_loss"] = needed
+            if needed and name in times:
+                rows[name]["seconds_to_adamws_loss"] = needed * times[name]["whole_step_ms"] / 1e3
     for name, row in sorted(rows.items(), key=lambda item: item[1]["final"]):
         low, high = min(row["final_by_seed"]), max(row["final_by_seed"])
-        print(f"{name:10s} final {row['final']:9.4f} ({low:.4f} to {high:.4f})"
-              f"  lr {row['lr']:<8g} step {row['step_ms']:7.2f} ms  run {row['seconds']:6.1f} s  state "
-              f"{row['state_numbers_per_parameter']:.2f} numbers a parameter")  # fmt: skip
-    if not options.tune_only:
-        result = {
-            "task": description,
-            "steps": options.steps,
-            "trials": options.trials,
-            "seeds": options.seeds,
-            "search_space": f"{options.trials} learning rates a factor of sqrt(10) apart, by the final loss of seed 0",
-            "schedule": "warm-up over 5 % of the steps, then linear to 0; no weight decay",
-            "threads": torch.get_num_threads(),
-            "times": "by the clock, on a machine that may have been busy with other work; cost.py has those that count",
-            "optimizers": rounded(rows),
-        }
-        report(f"optim-{task.name}", result, save=options.save)
+        print(
+            f"{name:12s} final {row['final']:9.4f} ({low:.4f} to {high:.4f})  lr {row['lr']:<8g} state "
+            f"{row['state_numbers_per_parameter']:.2f} numbers a parameter; {row.get('step_ms', math.nan):.2f} of "
+            f"{row.get('whole_step_ms', math.nan):.2f} ms; AdamW's loss after "
+            f"{row.get('steps_to_adamws_loss')} steps, {row.get('seconds_to_adamws_loss', math.nan):.2f} s"
+        )
+    result = {
+        "task": description,
+        "device": torch.cuda.get_device_name() if task.device.type == "cuda" else "cpu",
+        "steps": options.steps,
+        "trials": options.trials,
+        "seeds": options.seeds,
+        "search_space": f"{options.trials} learning rates a factor of sqrt(10) apart, by the final loss of seed 0",
+        "schedule": "warm-up over 5 % of the steps, then linear to 0; no weight decay",
+        "threads": torch.get_num_threads(),
+        "load_average": os.getloadavg()[0],
+        "without_figures": [name for name in names if name not in rows],
+        "optimizers": rounded(rows),
+    }
+    report(f"optim-{task.name}" + ("-cuda" if task.device.type == "cuda" else ""), result, save=options.save)
+
+
+def means(losses: list[float], window: int) -> list[float]:
+    """Of runs of ``window`` losses."""
+    return [statistics.fmean(losses[i : i + window]) for i in range(0, len(losses), window)]
+
+
+def steps_until(losses: list[float], peer: list[float]) -> int | None:
+    """Steps until a hundredth of the run has a mean loss that is at most the peer's in its last hundredth."""
+    window = max(len(peer) // 100, 1)
+    target = statistics.fmean(peer[-window:])
+    return next((window * (i + 1) for i, mean in enumerate(means(losses, window)) if mean <= target), None)
 
 
 def parser(description: str | None, steps: int) -> argparse.ArgumentParser:
@@ -204,7 +233,12 @@ def parser(description: str | None, steps: int) -> argparse.ArgumentParser:
     made.add_argument("--steps", type=int, default=steps, help=f"of one run (default: {steps})")
     made.add_argument("--trials", type=int, default=4, help="learning rates tried for each (default: 4)")
     made.add_argument("--seeds", type=int, default=3, help="runs at the best one (default: 3)")
-    made.add_argument("--tune-only", action="store_true", help="make the trials, report nothing")
+    made.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="cpu or cuda (default: cpu)")
+    made.add_argument("--jobs", type=int, default=1, help="runs at the same time, in processes (default: 1)")
+    made.add_argument("--one", metavar="ENTRY:LR:SEED", help="make this run, report nothing")
+    made.add_argument(
+        "--timing-rounds", type=int, default=5, help="of 20 steps, after the runs; 0 for none (default: 5)"
+    )
     made.add_argument("--work", type=Path, default=Path(__file__).resolve().parents[1] / "work" / "optim")
     made.add_argument("--save", action="store_true", help="file the result under benchmarks/results/")
     return made

@@ -14,12 +14,11 @@ import argparse
 import itertools
 import os
 import statistics
-import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from compare import ENTRIES, Entry, report, rounded, state_numbers
+from compare import report, rounded, seconds_of
+from entries import ENTRIES, Entry, state_numbers
 from torch import nn
 
 from presize.optim.blocks import layout_of
@@ -34,9 +33,10 @@ def main() -> None:
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--shapes", choices=("square", "autoencoder"), default="square")
     flags.add_argument("--widths", default="256,512,1024,2048", help="of square layers (default: %(default)s)")
-    flags.add_argument("--entries", default="muon,shampoo,soap,blr-4,blr-16,blr-64", help="beside AdamW")
+    flags.add_argument("--entries", default="muon,shampoo,soap,blr-4,blr-16,blr-64,blr-4-full", help="beside AdamW")
     flags.add_argument("--rounds", type=int, default=5, help="of 20 steps (default: 5); the median counts")
     flags.add_argument("--largest-cubic", type=int, default=1024, help="width up to which Shampoo and SOAP are run")
+    flags.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="cpu or cuda (default: cpu)")
     flags.add_argument("--save", action="store_true", help="file the result under benchmarks/results/")
     options = flags.parse_args()
     entries = {"adamw": FOREACH, "adamw-fused": FUSED, **{name: ENTRIES[name] for name in options.entries.split(",")}}
@@ -49,8 +49,13 @@ def main() -> None:
     )
     for case, shapes in cases.items():
         skip = MATRICES if max(map(max, shapes)) > options.largest_cubic else ()
-        models = {name: nn.Sequential(*(nn.Linear(*shape) for shape in shapes)) for name in entries if name not in skip}
-        times = measure({name: entries[name].build(model, 1e-6) for name, model in models.items()}, options.rounds)
+        models = {
+            name: nn.Sequential(*(nn.Linear(*shape) for shape in shapes)).to(options.device)
+            for name in entries
+            if name not in skip
+        }
+        optimizers = {name: entries[name].build(model, 1e-6) for name, model in models.items()}
+        times = measure(optimizers, options.rounds, options.device)
         found[case] = {}
         for name, (seconds, cpu, state) in times.items():
             ratio, cpu_ratio = seconds / times["adamw"][0], cpu / times["adamw"][1]
@@ -60,48 +65,45 @@ def main() -> None:
                 "memory_to_adamw": memory, "state_numbers": state,
             }  # fmt: skip
             if name.startswith("blr"):
-                row["state_by_formula"] = formula(shapes, int(name.removeprefix("blr-")))
+                group = optimizers[name].param_groups[0]
+                row["state_by_formula"] = formula(shapes, group["rank"], group["core"])
             found[case][name] = row
             print(f"{case:>12} {name:12s} {1e3 * seconds:8.2f} ms, {ratio:6.2f} of AdamW's; cpu {1e3 * cpu:8.2f} ms, "
                   f"{cpu_ratio:6.2f}; memory {memory:.3f}", flush=True)  # fmt: skip
     result = {
         "shapes": options.shapes,
+        "device": torch.cuda.get_device_name() if options.device.type == "cuda" else "cpu",
         "load_average": os.getloadavg()[0],
         "threads": torch.get_num_threads(),
         "rounds": options.rounds,
     }
     name = "optim-cost" if options.shapes == "square" else "optim-cost-autoencoder"
+    name += "-cuda" if options.device.type == "cuda" else ""
     report(name, {**result, "found": rounded(found)}, save=options.save)
 
 
-def measure(optimizers: dict[str, torch.optim.Optimizer], rounds: int) -> dict[str, tuple[float, float, int]]:
+def measure(
+    optimizers: dict[str, torch.optim.Optimizer], rounds: int, device: torch.device
+) -> dict[str, tuple[float, float, int]]:
     """(median seconds of a step, by the clock and of the processor, numbers of state) of each; they take turns."""
     for optimizer in optimizers.values():
         for group in optimizer.param_groups:
             for param in group["params"]:
                 param.grad = 1e-3 * torch.randn_like(param)
-        twenty(optimizer.step)
+        seconds_of(optimizer.step, device)
     spent: dict[str, list[tuple[float, float]]] = {name: [] for name in optimizers}
     for _ in range(rounds):
         for name, optimizer in optimizers.items():
-            spent[name].append(twenty(optimizer.step))
+            spent[name].append(seconds_of(optimizer.step, device))
     medians = {name: [statistics.median(times) for times in zip(*spent[name], strict=True)] for name in optimizers}
     return {name: (*medians[name], state_numbers(optimizer)) for name, optimizer in optimizers.items()}
 
 
-def twenty(step: Callable[[], Any]) -> tuple[float, float]:
-    """Mean seconds of a step over 20 of them: by the clock, and of the processor."""
-    began, busy = time.perf_counter(), time.process_time()
-    for _ in range(20):
-        step()
-    return (time.perf_counter() - began) / 20, (time.process_time() - busy) / 20
-
-
-def formula(shapes: list[tuple[int, int]], rank: int) -> int:
-    """Momenta m n, then 2 n r + m (2 r^2 + r + 1) of a layer; Adam's two numbers for each bias."""
+def formula(shapes: list[tuple[int, int]], rank: int, core: str) -> int:
+    """Momenta m n, then 2 n r + m (2 r + 1) of a layer, or m (2 r^2 + r + 1); Adam's two numbers for each bias."""
     total = 0
     for size, blocks in shapes:
-        layout = layout_of((blocks, size), rank=rank, block="row", heads=1, max_dim=8192)
+        layout = layout_of((blocks, size), rank=rank, core=core, block="row", heads=1, max_dim=8192)
         assert layout is not None
         total += blocks * size + layout.state_numbers() + 2 * blocks
     return total

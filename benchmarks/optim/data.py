@@ -46,15 +46,16 @@ def mnist(cache: Path) -> tuple[torch.Tensor, torch.Tensor]:
         train, _, test = _Arrays(io.BytesIO(content), encoding="latin1").load()
         part = {name: np.round(255 * data[0]).astype(np.uint8) for name, data in (("train", train), ("test", test))}
         cache.mkdir(parents=True, exist_ok=True)
-        np.savez(path, **part)
+        np.savez_compressed(path, **part)
     with np.load(path) as arrays:
         train, test = (torch.from_numpy(arrays[name]).float() / 255 for name in ("train", "test"))
     assert train.shape == (50_000, 784)
     return train, test
 
 
-def text() -> torch.Tensor:
-    """Bytes of tinyshakespeare."""
-    if not _TEXT.exists():
-        raise SystemExit(f"{_TEXT} is not there; this needs the shared data")
-    return torch.frombuffer(bytearray(_TEXT.read_bytes()), dtype=torch.uint8).long()
+def text(cache: Path) -> torch.Tensor:
+    """Bytes of tinyshakespeare, of ``cache`` or of the shared data."""
+    found = next((path for path in (cache / _TEXT.name, _TEXT) if path.exists()), None)
+    if found is None:
+        raise SystemExit(f"{_TEXT} is not there; this needs the shared data, or the file in {cache}")
+    return torch.frombuffer(bytearray(found.read_bytes()), dtype=torch.uint8).long()

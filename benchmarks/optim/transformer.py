@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from compare import ENTRIES, Entry, Task, compare, parser
+from compare import Task, compare, parser
 from data import text
+from entries import ENTRIES, Entry
 from torch import Tensor, nn
 
 from presize.optim import BlockLowRank, param_groups
@@ -73,27 +74,29 @@ def main() -> None:
     flags.add_argument("--context", type=int, default=64, help="bytes (default: 64)")
     flags.add_argument("--batch", type=int, default=16, help="sequences (default: 16)")
     options = flags.parse_args()
-    data = text()
+    data = text(options.work).to(options.device)
     train, held_out = data[: len(data) * 9 // 10], data[len(data) * 9 // 10 :]
 
     def model(seed: int) -> nn.Module:
         torch.manual_seed(seed)
-        return Decoder(options.layers, options.width, max(options.width // 32, 1), options.context)
+        return Decoder(options.layers, options.width, max(options.width // 32, 1), options.context).to(options.device)
 
     def cut(source: Tensor, starts: Tensor) -> Tensor:
-        return source[starts[:, None] + torch.arange(options.context + 1)]
+        return source[starts[:, None] + torch.arange(options.context + 1, device=source.device)]
 
     def batches(seed: int, steps: int) -> Iterator[Tensor]:
         generator = torch.Generator().manual_seed(seed)
-        for _ in range(steps):
-            yield cut(train, torch.randint(len(train) - options.context - 1, (options.batch,), generator=generator))
+        last = len(train) - options.context - 1
+        starts = [torch.randint(last, (options.batch,), generator=generator) for _ in range(steps)]
+        for part in torch.stack(starts).to(options.device):
+            yield cut(train, part)
 
     def loss(model: nn.Module, batch: Tensor) -> Tensor:
         return nn.functional.cross_entropy(model(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten())
 
     @torch.no_grad()
     def final(model: nn.Module) -> float:
-        starts = torch.arange(0, len(held_out) - options.context - 1, options.context)[:1024]
+        starts = torch.arange(0, len(held_out) - options.context - 1, options.context, device=data.device)[:1024]
         parts = starts.split(64)
         return sum(float(loss(model, cut(held_out, part))) for part in parts) / len(parts)
 
@@ -102,7 +105,7 @@ def main() -> None:
         f"tinyshakespeare, bytes, {options.layers} layers of width {options.width}, context {options.context}, "
         f"batch {options.batch}; loss on 65,536 bytes of the last tenth"
     )
-    compare(Task(name, model, batches, loss, final), description, options)
+    compare(Task(name, options.device, model, batches, loss, final), description, options)
 
 
 if __name__ == "__main__":

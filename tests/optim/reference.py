@@ -34,11 +34,13 @@ def exact_block_diagonal(
 
 
 def shared_basis(
-    start: Matrix, grads: Sequence[Matrix], basis: Matrix, lr: float, betas: tuple[float, float], interval: int
-) -> Matrix:
+    start: Matrix, grads: Sequence[Matrix], basis: Matrix, lr: float, betas: tuple[float, float], interval: int,
+    diagonal: bool,
+) -> Matrix:  # fmt: skip
     """Weights after the gradients: rows share ``basis`` (n, r), outside of it each has a scalar.
 
     The second moment of row i is modelled as U S_i U^T + rho_i (I - U U^T); a refresh moves the model to a new basis.
+    If ``diagonal``, of S_i there is only the diagonal, at any time; else its root is that of the last refresh.
     """
     (m, n), r = start.shape, basis.shape[1]
     weights, momentum, sketch = start.copy(), np.zeros((m, n)), np.zeros((n, r))
@@ -52,13 +54,14 @@ def shared_basis(
             cores[i] = betas[1] * cores[i] + (1 - betas[1]) * np.outer(inner[i], inner[i])
             rest = np.sum((grad[i] - basis @ inner[i]) ** 2) / (n - r)
             tails[i] = betas[1] * tails[i] + (1 - betas[1]) * rest
+            cores[i] *= np.eye(r) if diagonal else 1
         if t in refreshes:
             keep = betas[1] ** (t - max((s for s in refreshes if s < t), default=0))
             sketch = keep * sketch + (1 - keep) * grad.T @ inner
             new, _ = np.linalg.qr(sketch)
             for i in range(m):
                 model = basis @ cores[i] @ basis.T + tails[i] * (np.eye(n) - basis @ basis.T)
-                cores[i] = new.T @ model @ new
+                cores[i] = (new.T @ model @ new) * (np.eye(r) if diagonal else 1)
                 tails[i] = (np.trace(model) - np.trace(cores[i])) / (n - r)
             sketch, basis = sketch @ (basis.T @ new), new
             last = min(s for s in refreshes if s > t) - 1
@@ -68,7 +71,8 @@ def shared_basis(
                 roots[i] = root_of((1 - unseen) * cores[i] / np.trace(cores[i]) + unseen * common)
         for i in range(m):
             inside = basis.T @ momentum[i]
-            step = basis @ roots[i] @ inside / np.sqrt(np.trace(cores[i]) / (1 - betas[1] ** t))
+            root = root_of(cores[i]) if diagonal else roots[i] / np.sqrt(np.trace(cores[i]))
+            step = basis @ root @ inside * np.sqrt(1 - betas[1] ** t)
             step += (momentum[i] - basis @ inside) / np.sqrt(tails[i] / (1 - betas[1] ** t))
             weights[i] -= lr * step / (1 - betas[0] ** t)
     return weights

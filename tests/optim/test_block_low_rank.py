@@ -52,20 +52,30 @@ def test_at_full_rank_it_is_the_exact_method_with_a_basis_for_each_block(block: 
     if block == "column":
         start, grads = start.T.contiguous(), [grad.T.contiguous() for grad in grads]
     found = trained(
-        start, grads, lr=0.02, betas=(0.8, 0.9), weight_decay=0.1, eps=0, rank=rank, update_interval=1, block=block
-    )
+        start, grads, lr=0.02, betas=(0.8, 0.9), weight_decay=0.1, eps=0, rank=rank, core="full", update_interval=1,
+        block=block,
+    )  # fmt: skip
     found = found.T if block == "column" else found
     start, grads = (start.T, [grad.T for grad in grads]) if block == "column" else (start, grads)
     exact = exact_block_diagonal(start.numpy(), [grad.numpy() for grad in grads], 0.02, (0.8, 0.9), decay=0.1)
     np.testing.assert_allclose(found.numpy(), exact, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.parametrize("core", ["diagonal", "full"])
 @pytest.mark.parametrize("interval", [1, 3, 8])
-def test_at_low_rank_it_is_the_model_of_a_shared_basis(interval: int) -> None:
+def test_at_low_rank_it_is_the_model_of_a_shared_basis(interval: int, core: str) -> None:
     start, grads = drawn(6, 9), [drawn(6, 9, seed=i) for i in range(1, 30)]
-    found = trained(start, grads, lr=0.02, betas=(0.8, 0.9), eps=0, rank=3, update_interval=interval, block="row")
+    options = {"lr": 0.02, "betas": (0.8, 0.9)}
+    found = trained(start, grads, eps=0, rank=3, core=core, update_interval=interval, block="row", **options)
     basis = first_basis(grads[0], 3).numpy()
-    exact = shared_basis(start.numpy(), [grad.numpy() for grad in grads], basis, 0.02, (0.8, 0.9), interval)
+    exact = shared_basis(
+        start.numpy(),
+        [grad.numpy() for grad in grads],
+        basis,
+        interval=interval,
+        diagonal=core == "diagonal",
+        **options,
+    )
     np.testing.assert_allclose(found.numpy(), exact, rtol=1e-6, atol=1e-8)
 
 
@@ -107,15 +117,18 @@ def test_a_layer_without_a_gradient_waits_and_then_goes_on_as_if_alone() -> None
         torch.testing.assert_close(param.detach(), alone, rtol=1e-10, atol=1e-12)
 
 
-@given(seed=st.integers(0, 1000), rank=st.sampled_from([1, 2, 3, 4, 5, 8]), interval=st.sampled_from([1, 4]))
-def test_turning_the_inputs_turns_the_update(seed: int, rank: int, interval: int) -> None:
-    """If all gradients lie in the basis, as at full rank, no direction of the inputs is special."""
+@given(
+    seed=st.integers(0, 1000), rank=st.sampled_from([1, 2, 3, 4, 5, 8]), interval=st.sampled_from([1, 4]),
+    core=st.sampled_from(["diagonal", "full"]),
+)  # fmt: skip
+def test_turning_the_inputs_turns_the_update(seed: int, rank: int, interval: int, core: str) -> None:
+    """If all gradients lie in the basis, which the first of them spans, no direction of the inputs is special."""
     generator = torch.Generator().manual_seed(seed)
     turn = torch.linalg.qr(torch.randn(8, 8, generator=generator, dtype=torch.float64)).Q
     span = torch.randn(rank, 8, generator=generator, dtype=torch.float64)
-    grads = [torch.randn(5, rank, generator=generator, dtype=torch.float64) @ span for _ in range(12)]
-    start = torch.zeros(5, 8, dtype=torch.float64)
-    options = {"lr": 0.1, "rank": rank, "update_interval": interval, "block": "row"}
+    grads = [torch.randn(8, rank, generator=generator, dtype=torch.float64) @ span for _ in range(12)]
+    start = torch.zeros(8, 8, dtype=torch.float64)
+    options = {"lr": 0.1, "rank": rank, "core": core, "update_interval": interval, "block": "row"}
     straight = trained(start, grads, **options)
     turned = trained(start, [grad @ turn for grad in grads], **options)
     torch.testing.assert_close(turned, straight @ turn, rtol=1e-4, atol=1e-5)
@@ -131,11 +144,12 @@ def test_the_size_of_the_gradients_does_not_matter() -> None:
 
 @pytest.mark.parametrize("tail", ["scalar", "diagonal", "none"])
 @pytest.mark.parametrize("grafting", ["none", "adam"])
-def test_runs_are_the_same_bit_for_bit(tail: str, grafting: str) -> None:
+@pytest.mark.parametrize("core", ["diagonal", "full"])
+def test_runs_are_the_same_bit_for_bit(core: str, tail: str, grafting: str) -> None:
     def run() -> Tensor:
         torch.randn(7)  # the global generator has no say
         grads = [drawn(12, 9, seed=i, dtype=torch.float32) for i in range(20)]
-        return trained(torch.zeros(12, 9), grads, rank=3, update_interval=4, tail=tail, grafting=grafting)
+        return trained(torch.zeros(12, 9), grads, rank=3, core=core, update_interval=4, tail=tail, grafting=grafting)
 
     assert torch.equal(run(), run())
 
@@ -155,7 +169,8 @@ def test_without_a_tail_nothing_moves_outside_of_the_basis() -> None:
     assert torch.linalg.matrix_rank(moved) == 3
 
 
-def test_an_ill_conditioned_quadratic_is_solved_much_faster_than_by_adam() -> None:
+@pytest.mark.parametrize("core", ["diagonal", "full"])
+def test_an_ill_conditioned_quadratic_is_solved_much_faster_than_by_adam(core: str) -> None:
     """Curvatures 1 to 10^4 along directions that are no coordinates; both methods at the best of the same rates."""
     generator = torch.Generator().manual_seed(0)
     turn = torch.linalg.qr(torch.randn(16, 16, generator=generator, dtype=torch.float64)).Q
@@ -175,7 +190,7 @@ def test_an_ill_conditioned_quadratic_is_solved_much_faster_than_by_adam() -> No
 
     rates = [0.003, 0.01, 0.03, 0.1, 0.3]
     adam = min(loss(torch.optim.Adam, rate) for rate in rates)
-    ours = min(loss(BlockLowRank, rate, rank=8, update_interval=5, block="row") for rate in rates)
+    ours = min(loss(BlockLowRank, rate, rank=8, core=core, update_interval=5, block="row") for rate in rates)
     assert ours < 0.1 * adam
 
 

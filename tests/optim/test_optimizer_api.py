@@ -39,7 +39,7 @@ def weights(net: nn.Module) -> Tensor:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-@pytest.mark.parametrize("options", [{}, {"tail": "diagonal", "grafting": "adam", "block": "row"}])
+@pytest.mark.parametrize("options", [{}, {"core": "full"}, {"tail": "diagonal", "grafting": "adam"}])
 def test_a_restored_state_goes_on_bit_for_bit(dtype: torch.dtype, options: dict[str, Any]) -> None:
     net = model(dtype)
     optimizer = BlockLowRank(net.parameters(), rank=3, update_interval=4, **options)
@@ -88,7 +88,7 @@ def test_the_state_of_another_model_is_refused_and_nothing_changes() -> None:
     "shape",
     [(), (1,), (5,), (0,), (0, 3), (3, 0), (1, 5), (5, 1), (4, 6), (2, 2), (4, 2, 3), (4, 2, 3, 3), (1, 1, 3, 3)],
 )
-@pytest.mark.parametrize("options", [{}, {"block": "column", "tail": "diagonal", "grafting": "adam"}])
+@pytest.mark.parametrize("options", [{}, {"core": "full"}, {"block": "column", "tail": "diagonal", "grafting": "adam"}])
 def test_every_shape_and_type(shape: tuple[int, ...], dtype: torch.dtype, options: dict[str, Any]) -> None:
     start = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
     param = nn.Parameter(start.clone())
@@ -208,6 +208,7 @@ def test_schedulers_and_named_parameters_work() -> None:
         ({"update_interval": 0}, "update_interval is 0"),
         ({"weight_decay": -0.1}, "weight_decay"),
         ({"block": "rows"}, "known: auto, row, column, head"),
+        ({"core": "half"}, "known: diagonal, full"),
         ({"tail": "full"}, "known: scalar, diagonal, none"),
         ({"grafting": "sgd"}, "known: none, adam"),
         ({"heads": 2}, "goes with 'head' only"),
@@ -258,7 +259,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing(bad: float, where: str) -
 
 def test_failed_decompositions_are_tolerated_so_often_and_then_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     net = model()
-    optimizer = BlockLowRank(net.parameters(), rank=3, update_interval=1, tolerated_failures=2)
+    optimizer = BlockLowRank(net.parameters(), rank=3, core="full", update_interval=1, tolerated_failures=2)
     train(net, optimizer, 3)
     eigh, calls = torch.linalg.eigh, 0
 
@@ -280,10 +281,11 @@ def test_failed_decompositions_are_tolerated_so_often_and_then_raised(monkeypatc
     assert weights(net).isfinite().all()
 
 
-def test_dead_blocks_that_come_to_life_between_refreshes_do_not_explode() -> None:
+@pytest.mark.parametrize("core", ["diagonal", "full"])
+def test_dead_blocks_that_come_to_life_between_refreshes_do_not_explode(core: str) -> None:
     """A root made when a row had no gradients must not meet the first gradient with 1 / eps."""
     param = nn.Parameter(torch.zeros(6, 8))
-    optimizer = BlockLowRank([param], lr=1.0, rank=3, update_interval=50, block="row")
+    optimizer = BlockLowRank([param], lr=1.0, rank=3, core=core, update_interval=50)
     for i in range(40):
         param.grad = torch.randn(6, 8, generator=torch.Generator().manual_seed(i))
         param.grad[0] = 0.0 if i < 35 else param.grad[0] * 100

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from presize.errors import ConfigError, NumericalError, check_range
 from presize.optim.blocks import BLOCKS
+from presize.optim.cores import CORES
 from presize.optim.plan import Plan, layout_in, new_state
 
 TAILS = ("scalar", "diagonal", "none")
@@ -72,6 +73,7 @@ class BlockLowRank(Optimizer):
         update_interval: int = 5,
         weight_decay: float = 0.0,
         *,
+        core: str = "diagonal",
         block: str = "row",
         heads: int = 1,
         tail: str = "scalar",
@@ -85,8 +87,9 @@ class BlockLowRank(Optimizer):
             raise ConfigError("differentiable is True; BlockLowRank can not be differentiated through, leave it False")
         defaults = {
             "lr": lr, "betas": betas, "eps": eps, "rank": rank, "update_interval": update_interval,
-            "weight_decay": weight_decay, "block": block, "heads": heads, "tail": tail, "grafting": grafting,
-            "max_dim": max_dim, "tolerated_failures": tolerated_failures, "maximize": maximize, "precondition": True,
+            "weight_decay": weight_decay, "core": core, "block": block, "heads": heads, "tail": tail,
+            "grafting": grafting, "max_dim": max_dim, "tolerated_failures": tolerated_failures, "maximize": maximize,
+            "precondition": True,
         }  # fmt: skip
         check_group(defaults)
         self._plans: list[Plan] = []
@@ -189,7 +192,7 @@ def check_group(group: Mapping[str, Any]) -> None:
         if isinstance(value, bool) or not isinstance(value, int):
             raise ConfigError(f"{name} is {value!r}; it must be a whole number in [{low}, {high}]")
         check_range(name, value, low, high)
-    for name, known in (("block", BLOCKS), ("tail", TAILS), ("grafting", GRAFTINGS)):
+    for name, known in (("core", CORES), ("block", BLOCKS), ("tail", TAILS), ("grafting", GRAFTINGS)):
         if group[name] not in known:
             raise ConfigError(f"{name} is {group[name]!r}; known: {', '.join(known)}")
     for name in ("maximize", "precondition"):

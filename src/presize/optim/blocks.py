@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from presize.errors import ConfigError
+from presize.optim.cores import CORES
 
 BLOCKS = ("auto", "row", "column", "head")
 
@@ -21,17 +22,23 @@ class Layout:
     blocks: int  # in a group
     size: int  # numbers in a block
     rank: int
+    core: str  # "diagonal" or "full"
     transposed: bool  # blocks are columns of the parameter's matrix
 
     @property
     def full(self) -> bool:
-        """The basis spans the whole block, so that there is nothing to choose and no tail."""
+        """The basis spans the whole block, so that there is no tail."""
         return self.rank == self.size
 
+    @property
+    def identity(self) -> bool:
+        """Any basis would do, so that there is none: gradients are taken as they are."""
+        return self.full and self.core == "full"
+
     def state_numbers(self) -> int:
-        """Numbers of bases, sketches, cores, roots, projected momenta and a scalar tail; not the momentum."""
-        blocks = self.groups * self.blocks
-        return 2 * self.groups * self.size * self.rank + blocks * (2 * self.rank**2 + self.rank + 1)
+        """Numbers of bases, sketches, cores, projected momenta and a scalar tail; not the momentum."""
+        of_block = CORES[self.core].numbers(self.rank) + self.rank + 1
+        return 2 * self.groups * self.size * self.rank + self.groups * self.blocks * of_block
 
     def view(self, tensor: Tensor) -> Tensor:
         """(groups, blocks, size) of a tensor of the parameter's shape; of the same memory where strides allow."""
@@ -46,7 +53,7 @@ class Layout:
         return (matrix.t() if self.transposed else matrix).reshape(shape)
 
 
-def layout_of(shape: Sequence[int], *, rank: int, block: str, heads: int, max_dim: int) -> Layout | None:
+def layout_of(shape: Sequence[int], *, rank: int, core: str, block: str, heads: int, max_dim: int) -> Layout | None:
     """The blocks of a parameter of this shape; None where Adam takes it: vectors, scalars, what is empty or too large.
 
     A kernel of a convolution, (out, in, height, width), is the matrix (out, in * height * width): its rows are output
@@ -63,9 +70,9 @@ def layout_of(shape: Sequence[int], *, rank: int, block: str, heads: int, max_di
             raise ConfigError(
                 f"heads is {heads}; it must divide the {rows} rows of a parameter of shape {tuple(shape)}"
             )
-        return Layout(heads, rows // heads, columns, min(rank, columns), transposed=False)
-    by_row = Layout(1, rows, columns, min(rank, columns), transposed=False)
-    by_column = Layout(1, columns, rows, min(rank, rows), transposed=True)
+        return Layout(heads, rows // heads, columns, min(rank, columns), core, transposed=False)
+    by_row = Layout(1, rows, columns, min(rank, columns), core, transposed=False)
+    by_column = Layout(1, columns, rows, min(rank, rows), core, transposed=True)
     if block == "auto":
         return min(by_row, by_column, key=Layout.state_numbers)
     return by_row if block == "row" else by_column

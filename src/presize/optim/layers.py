@@ -10,8 +10,9 @@ from torch import Tensor
 
 from presize.errors import NumericalError
 from presize.optim.adam import state_dtype
-from presize.optim.basis import BLOCK_FIELDS, common_core, first_basis, inverse_root, new_fields, rotated, times, trace
+from presize.optim.basis import block_fields, first_basis, followed, new_fields, times
 from presize.optim.blocks import Layout
+from presize.optim.cores import CORES
 
 
 def new_state(param: Tensor, layout: Layout, group: Mapping[str, Any]) -> dict[str, Any]:
@@ -41,16 +42,15 @@ class Layers:
         self, params: list[Tensor], states: list[dict[str, Any]], layouts: list[Layout], group: dict[str, Any]
     ) -> None:
         self.params, self.states, self.layouts, self.group = params, states, layouts, group
-        self.rank, self.full = layouts[0].rank, layouts[0].full
+        self.rank, self.full, self.identity = layouts[0].rank, layouts[0].full, layouts[0].identity
         counts = [layout.groups * layout.blocks for layout in layouts]
         self.flat: dict[str, Tensor] = {}
-        for name in BLOCK_FIELDS:
-            if name not in states[0]:
-                continue
+        for name in block_fields(layouts[0]):
             self.flat[name] = torch.cat([state[name].flatten(0, 1) for state in states])
             for state, part in zip(states, self.flat[name].split(counts), strict=True):
                 state[name] = part.view(state[name].shape)
         sizes = torch.tensor([layout.size for layout in layouts], dtype=states[0]["exp_avg"].dtype)
+        self.cores = CORES[layouts[0].core](self.flat)
         self.sizes = sizes.repeat_interleave(torch.tensor(counts)).to(params[0].device)  # (A,)
 
     def step(self, grads: list[Tensor], squares: Tensor) -> None:
@@ -61,13 +61,13 @@ class Layers:
         beta1, beta2 = self.group["betas"]
         views = [layout.view(grad) for layout, grad in zip(self.layouts, grads, strict=True)]
         torch._foreach_lerp_([state["exp_avg"] for state in self.states], grads, 1.0 - beta1)
-        if count == 1 and self.rank and not self.full:
+        if count == 1 and self.rank and not self.identity:
             for view, state in zip(views, self.states, strict=True):
                 state["basis"].copy_(first_basis(view, self.rank))
         inner = self._inner(views)
         if self.rank:
             self.flat["projected"].lerp_(inner, 1.0 - beta1)
-            self.flat["core"].mul_(beta2).addcmul_(inner.unsqueeze(-1), inner.unsqueeze(-2), value=1.0 - beta2)
+            self.cores.observe(inner, beta2)
         if not self.full:
             self._observe_tail(views, inner, squares, beta2)
         if self.group["grafting"] == "adam":
@@ -75,7 +75,7 @@ class Layers:
             torch._foreach_mul_(adams, beta2)
             torch._foreach_addcmul_(adams, grads, grads, 1.0 - beta2)
         if self.rank and self._next_refresh(count) == count:
-            if not self.full:
+            if not self.identity:
                 self._sketch(views, inner, beta2 ** (count - self._last_refresh(count)))
             ahead = self._next_refresh(count + 1) - 1
             self._refresh((1.0 - beta2 ** (ahead - count)) / (1.0 - beta2**ahead))
@@ -96,8 +96,8 @@ class Layers:
         return 1 << (count - 1).bit_length() - 1 if count > 1 else 0
 
     def _inner(self, views: list[Tensor]) -> Tensor:
-        """P = G U of all layers, (A, R); with a full basis, which is the identity, the gradients."""
-        if self.full:
+        """P = G U of all layers, (A, R); where the basis is the identity, the gradients."""
+        if self.identity:
             return torch.cat([view.flatten(0, 1) for view in views])
         parts = [times(view, state["basis"]) for view, state in zip(views, self.states, strict=True)]
         return torch.cat([part.flatten(0, 1) for part in parts])
@@ -124,23 +124,28 @@ class Layers:
             state["sketch"].lerp_(times(view.mT, part), 1.0 - keep)
 
     def _refresh(self, unseen: float) -> None:
-        """New bases, and new roots in them; if the decomposition fails all stays as it was."""
-        fields = ("basis", "sketch", "core", "tail")
-        turned = [] if self.full else [rotated(*(state[name] for name in fields)) for state in self.states]
-        cores = [new[2] for new in turned] or [state["core"] for state in self.states]
-        common = torch.cat([common_core(core).expand_as(core).flatten(0, 1) for core in cores])
+        """New bases, and the second moments in them; if a decomposition fails all stays as it was."""
+        cores, tails = [state["core"] for state in self.states], [state.get("tail") for state in self.states]
+        bases = [] if self.identity else [followed(state["basis"], state["sketch"]) for state in self.states]
+        new = [
+            self.cores.turned(core, turn, tail) for core, tail, (_, turn, _) in zip(cores, tails, bases, strict=False)
+        ]
         try:
-            root = inverse_root(torch.cat([core.flatten(0, 1) for core in cores]), common, unseen)
-        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+            self.cores.renew(new or cores, unseen)
+        except torch.linalg.LinAlgError as error:
             self._count_failure(error)
             return
-        self.flat["root"].copy_(root)
         for state in self.states:
             state["eigh_failures"] = 0
-        for state, layout, new in zip(self.states, self.layouts, turned, strict=False):
-            for name, value in zip(fields, new, strict=True):
-                state[name].copy_(value)
-            state["projected"].copy_(times(layout.view(state["exp_avg"]), state["basis"]))
+        for k, (basis, _, sketch) in enumerate(bases):
+            state, layout = self.states[k], self.layouts[k]
+            state["basis"].copy_(basis)
+            state["sketch"].copy_(sketch)
+            if not self.full:  # the trace that the core lost is the tail's
+                lost = (self.cores.mass(cores[k]) - self.cores.mass(new[k])) / (layout.size - layout.rank)
+                state["tail"].add_(lost).clamp_(min=0.0)
+            state["core"].copy_(new[k])
+            state["projected"].copy_(times(layout.view(state["exp_avg"]), basis))
 
     def _count_failure(self, error: Exception) -> None:
         tolerated = self.group["tolerated_failures"]
@@ -155,16 +160,12 @@ class Layers:
             ) from error
 
     def _apply(self, correction1: float, correction2: float) -> None:
-        """W <- (1 - lr decay) W - lr (U root U^T m + tail^(-1/2) (m - U U^T m)), if it can in few passes over W."""
-        lr, eps, decay = (
-            float(self.group["lr"]),
-            self.group["eps"],
-            1.0 - float(self.group["lr"]) * self.group["weight_decay"],
-        )
-        mass = trace(self.flat["core"])
-        scale = (mass / correction2).sqrt_().add_(eps).mul_(correction1)
+        """W <- (1 - lr decay) W - lr (U S^(-1/2) U^T m + tail^(-1/2) (m - U U^T m)), if it can in few passes over W."""
+        lr, eps = float(self.group["lr"]), self.group["eps"]
+        decay = 1.0 - lr * self.group["weight_decay"]
+        mass = self.cores.mass(self.flat["core"])
         # (A, R): the step in the basis; (A, 1): the scale of the momentum outside of it
-        inside = (self.flat["root"] @ self.flat["projected"].unsqueeze(-1)).squeeze(-1).div_(scale.unsqueeze(-1))
+        inside = self.cores.solve(self.flat["projected"], mass, correction2, eps).div_(correction1)
         outside: list[Tensor] | None = None
         if self.group["tail"] == "scalar" and not self.full:
             # where all gradients lie in the basis, what is outside is rounding, and must not be blown up
@@ -179,12 +180,12 @@ class Layers:
                 update = self._update(k, part, outer_part, correction1, correction2)
                 param.mul_(decay).add_(layout.restore(update, param.shape), alpha=-lr)
                 continue
-            if self.full or not self.rank:
-                weights.mul_(decay)
-            if self.full:
-                weights.add_(part, alpha=-lr)
+            if self.identity:
+                weights.mul_(decay).add_(part, alpha=-lr)
             elif self.rank:
                 weights.baddbmm_(part, state["basis"].mT, beta=decay, alpha=-lr)
+            else:
+                weights.mul_(decay)
             if outer_part is not None:
                 weights.addcmul_(layout.view(state["exp_avg"]), outer_part, value=-lr)
 
@@ -205,7 +206,7 @@ class Layers:
         else:
             update = torch.zeros_like(momentum)
         if self.rank:
-            update += inside if self.full else inside @ state["basis"].mT
+            update += inside if self.identity else inside @ state["basis"].mT
         if self.group["grafting"] == "adam":
             adam = momentum.div(correction1) / view(state["exp_avg_sq"]).div(correction2).sqrt_().add_(eps)
             update *= adam.norm() / update.norm().clamp_(min=torch.finfo(update.dtype).tiny)

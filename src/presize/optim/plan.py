@@ -15,16 +15,14 @@ from presize.optim.basis import squared_norms
 from presize.optim.blocks import Layout, layout_of
 
 # what the shape of a state depends on, so that it can not change while training
-STRUCTURE = ("rank", "block", "heads", "tail", "grafting", "max_dim", "precondition")
+STRUCTURE = ("rank", "core", "block", "heads", "tail", "grafting", "max_dim", "precondition")
 
 
 def layout_in(group: Mapping[str, Any], param: Tensor) -> Layout | None:
     """The parameter's blocks; None where Adam takes it."""
     if not group["precondition"]:
         return None
-    return layout_of(
-        param.shape, rank=group["rank"], block=group["block"], heads=group["heads"], max_dim=group["max_dim"]
-    )
+    return layout_of(param.shape, **{name: group[name] for name in ("rank", "core", "block", "heads", "max_dim")})
 
 
 def new_state(param: Tensor, group: Mapping[str, Any]) -> dict[str, Any]:

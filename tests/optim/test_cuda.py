@@ -1,0 +1,50 @@
+"""On a GPU, where there is one, the optimizer does what it does on the CPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from presize.optim import BlockLowRank
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+def trained(device: str, dtype: torch.dtype, core: str, tail: str, block: str) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(24, 20), (20, 24), (8, 3, 2, 2), (7,)]
+    params = [nn.Parameter(torch.randn(shape, generator=generator, dtype=dtype).to(device)) for shape in shapes]
+    groups = [{"params": params[:2], "block": block, "heads": 4 if block == "head" else 1}, {"params": params[2:]}]
+    optimizer = BlockLowRank(groups, lr=0.02, rank=4, core=core, tail=tail, weight_decay=0.1)
+    for _ in range(12):
+        for param in params:
+            param.grad = torch.randn(param.shape, generator=generator, dtype=dtype).to(device)
+        optimizer.step()
+    if device == "cuda":  # what a step reads on the host stays there; all else is where the parameter is
+        kinds = {(name, value.device.type) for state in optimizer.state.values() for name, value in state.items()
+                 if torch.is_tensor(value)}  # fmt: skip
+        assert {device for name, device in kinds if name != "step"} == {"cuda"}
+        assert ("step", "cpu") in kinds
+    return torch.cat([param.detach().flatten() for param in params]).cpu()
+
+
+@pytest.mark.parametrize("tail", ["scalar", "diagonal"])
+@pytest.mark.parametrize("block", ["row", "column", "head"])
+@pytest.mark.parametrize("core", ["diagonal", "full"])
+def test_a_gpu_takes_the_steps_of_the_cpu(core: str, block: str, tail: str) -> None:
+    on_cpu, on_gpu = (trained(device, torch.float64, core, tail, block) for device in ("cpu", "cuda"))
+    torch.testing.assert_close(on_gpu, on_cpu, rtol=1e-6, atol=1e-8)
+
+
+def test_a_step_waits_for_the_gpu_once() -> None:
+    """To know whether gradients are finite; a second time would be a cost in every step."""
+    param = nn.Parameter(torch.randn(64, 64, device="cuda"))
+    optimizer = BlockLowRank([param])
+    waits = []
+    with torch.autograd.profiler.profile() as profile:
+        for _ in range(10):
+            param.grad = torch.ones_like(param)
+            optimizer.step()
+    waits = [event for event in profile.function_events if event.name == "aten::_local_scalar_dense"]
+    assert len(waits) <= 10 + 1  # the first basis may look once
