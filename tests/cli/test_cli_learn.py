@@ -136,7 +136,7 @@ BAD_LOGS: dict[str, tuple[list[Any], str]] = {
     "not UTF-8": ([b'{"prompt": "\xff"}'], "log.jsonl, line 1 is not UTF-8: byte 13 is wrong"),
     "half a line": ([*rows(60), b'{"prompt": "the c'], "line 61 is not JSON: Invalid control character at column 18"),
     "lists without an end": ([b"[" * 100_000], "log.jsonl, line 1 is not JSON: maximum recursion depth"),
-    "one prompt": ([{**row, "prompt": "a cat"} for row in rows(100)], "held out of the log's 1, at a share of 0.1: 1;"),
+    "one prompt": ([{**row, "prompt": "a cat"} for row in rows(100)], "held out: 1 of 1, at a share of 0.3"),
     "few prompts": ([{**row, "prompt": f"a {i % 9}"} for i, row in enumerate(rows(99))], "at least 5 are needed"),
 }
 

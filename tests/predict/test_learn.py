@@ -192,7 +192,7 @@ def test_a_log_that_is_too_small_is_refused_with_the_numbers() -> None:
 def test_a_log_of_few_prompts_has_too_little_to_hold_out(prompts: int) -> None:
     asked = [Query("q", [1, 2 + i % prompts], 100) for i in range(200)]
     told = refused(Log([Observation(query, 1 + i % 9, False) for i, query in enumerate(asked)]))
-    assert f"of the log's {prompts}," in told
+    assert f"of {prompts}, at a share" in told
     assert "collect more prompts" in told
 
 

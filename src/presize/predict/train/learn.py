@@ -30,7 +30,7 @@ def learn(log: Log, tokenizer: ServedTokenizer, model: str, recipe: Recipe, repo
     known, held_out = log.split(recipe.held_out, recipe.seed)
     if held_out.prompts < LEAST_HELD_OUT:
         raise ConfigError(
-            f"prompts held out of the log's {log.prompts:,}, at a share of {recipe.held_out:g}: {held_out.prompts}; at "
+            f"prompts that are held out: {held_out.prompts} of {log.prompts}, at a share of {recipe.held_out:g}; at "
             f"least {LEAST_HELD_OUT} are needed: collect more prompts, or hold out a larger share"
         )
     check(known, recipe)
