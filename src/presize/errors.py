@@ -15,6 +15,8 @@ prints that sentence and exits with a non-zero status. An ``AssertionError`` is 
 
 from __future__ import annotations
 
+MAX_SHOWN = 200  # characters of a user's value that an error repeats
+
 
 class PresizeError(Exception):
     """Base of every error that Presize raises on purpose."""
@@ -66,6 +68,12 @@ def check_range(
     if not inside:
         bracket = "(" if above else "["
         raise error(f"{name} is {value}; it must be in {bracket}{low:g}, {high:g}]")
+
+
+def shown(value: object) -> str:
+    """``repr`` of a value from outside, cut to a length that fits an error message."""
+    text = repr(value)
+    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + "..."
 
 
 def first_line(error: Exception) -> str:

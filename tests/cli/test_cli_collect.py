@@ -43,6 +43,22 @@ def test_draws_that_would_all_be_the_same_are_refused(collect: Any, write_jsonl:
     assert "--temperature" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--samples", "0"], "flag --samples: samples is '0'; it must be a whole number from 1"),
+        (["--n", "two"], "flag --n: n is 'two'"),
+        (["--samples", "2", "--n", "2"], "flags --n and --samples mean the same; give one of them"),
+    ],
+)
+def test_a_wrong_number_of_samples_is_told_of_the_flag_that_was_typed(
+    flags: list[str], words: str, collect: Any, write_jsonl: Any, out: Path, capsys: Any
+) -> None:
+    assert collect(write_jsonl(*ROWS), *flags) == 2
+    assert words in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_resume_after_a_cut_at_any_byte_draws_what_is_missing(
     collect: Any, write_jsonl: Any, out: Path, lines_of: Any
 ) -> None:

@@ -10,8 +10,9 @@ from rich.console import Console
 
 from presize.cli.progress import Progress
 from presize.cli.summary import FIELDS, cell, print_table, selected
-from presize.cli.text import count, duration, shown
+from presize.cli.text import count, duration
 from presize.cli.work import Counts
+from presize.errors import shown
 
 
 class Clock:

@@ -128,12 +128,16 @@ CUT = [{**row, "censored": True} for row in rows(100)]
 BAD_LOGS: dict[str, tuple[list[Any], str]] = {
     "empty": ([], "has no answers; `presize collect` writes such a log"),
     "blank lines": ([b"", b" "], "has no answers"),
-    "one row": (rows(1), "1 answers of the log"),
-    "only cut-off rows": (CUT, "0 answers of the log came to their own end"),
+    "one row": (rows(1), "came to their own end: 1; at least 50"),
+    "only cut-off rows": (CUT, "came to their own end: 0; at least 50"),
     "a bad line": ([*rows(100), {"prompt": "x"}], "log.jsonl, line 101: output_tokens is None"),
     "another model's": ([{**rows(1)[0], "prompt_tokens": 999}], "log.jsonl, line 1: the log says"),
     "not JSON": ([b"prompt,length"], "log.jsonl, line 1 is not JSON"),
-    "not UTF-8": ([b'{"prompt": "\xff"}'], "log.jsonl, line 1"),
+    "not UTF-8": ([b'{"prompt": "\xff"}'], "log.jsonl, line 1 is not UTF-8: byte 13 is wrong"),
+    "half a line": ([*rows(60), b'{"prompt": "the c'], "line 61 is not JSON: Invalid control character at column 18"),
+    "lists without an end": ([b"[" * 100_000], "log.jsonl, line 1 is not JSON: maximum recursion depth"),
+    "one prompt": ([{**row, "prompt": "a cat"} for row in rows(100)], "held out: 1 of 1, at a share of 0.3"),
+    "few prompts": ([{**row, "prompt": f"a {i % 9}"} for i, row in enumerate(rows(99))], "at least 5 are needed"),
 }
 
 
@@ -143,6 +147,11 @@ def test_a_bad_log_is_one_sentence_and_leaves_nothing(case: str, learn: Run, cap
     assert learn(log) != 0
     assert words in sentence(capsys)
     assert [path.name for path in tmp_path.iterdir()] == ["log.jsonl"]
+
+
+def test_lines_without_an_answer_are_passed_over_and_counted(learn: Run, capsys: Any) -> None:
+    assert learn([*rows(), {"id": "x", "line": 7, "error": "the prompt is empty"}]) == 0
+    assert "presize: 1 line of " in capsys.readouterr().err
 
 
 def test_a_log_that_is_not_there_is_one_sentence(model: Path, tmp_path: Path, capsys: Any) -> None:

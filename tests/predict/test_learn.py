@@ -181,16 +181,19 @@ def refused(log: Log, **changes: Any) -> str:
 
 
 def test_a_log_that_is_too_small_is_refused_with_the_numbers() -> None:
-    assert refused(make_log(30, 0)).startswith("30 answers")
-    assert refused(make_log(0, 0)).startswith("0 answers")
+    assert "own end: 30; at least 50" in refused(make_log(30, 0))
+    assert "own end: 0;" in refused(make_log(0, 0))
     assert "beside those held out" in refused(make_log(60, 0), held_out=0.5)
     only_cut = Log([Observation(row.query, 5, True) for row in make_log(500, 0).rows])
-    assert refused(only_cut).startswith("0 answers of the log came to their own end")
+    assert "own end: 0;" in refused(only_cut)
 
 
-def test_a_log_of_one_prompt_has_nothing_to_hold_out() -> None:
-    query = Query("q", [1, 2], 100)
-    assert "collect more prompts" in refused(Log([Observation(query, 1 + i % 9, False) for i in range(200)]))
+@pytest.mark.parametrize("prompts", [1, 6])
+def test_a_log_of_few_prompts_has_too_little_to_hold_out(prompts: int) -> None:
+    asked = [Query("q", [1, 2 + i % prompts], 100) for i in range(200)]
+    told = refused(Log([Observation(query, 1 + i % 9, False) for i, query in enumerate(asked)]))
+    assert f"of {prompts}, at a share" in told
+    assert "collect more prompts" in told
 
 
 def test_prompts_without_answers_need_a_teacher() -> None:

@@ -137,7 +137,7 @@ BAD: dict[str, tuple[dict[str, Any] | bytes, str]] = {
     "half a line": (b'{"prompt": "a", "output_', "is not JSON"),
     "a list": (b"[1]", "is not an object"),
     "a number": (b"7", "is not an object"),
-    "not UTF-8": ('{"prompt": "é", "output_tokens": 7}'.encode("latin-1"), "is not JSON"),
+    "not UTF-8": ('{"prompt": "é", "output_tokens": 7}'.encode("latin-1"), "is not UTF-8"),
     "nested too deep": (b'{"prompt": ' + b"[" * 100_000, "is not JSON"),
 }  # fmt: skip
 

@@ -161,6 +161,11 @@ def test_a_true_forecast_covers_what_it_says() -> None:
     assert found["coverage_90"] == pytest.approx(0.9, abs=0.03)
 
 
+def test_answers_of_one_length_leave_nothing_to_explain() -> None:
+    found = evaluate([lognormal(100, 0.5)] * 90, np.full(90, 9), np.zeros(90, dtype=bool))
+    assert (found["kendall_tau"], found["log_r2"]) == (0.0, 0.0)
+
+
 def test_one_answer_alone_has_figures_that_are_numbers() -> None:
     found = evaluate([lognormal(100, 0.5)], np.array([100]), np.array([True]))
     assert all(math.isfinite(value) for value in found.values())

@@ -14,10 +14,10 @@ from presize.cli.generate_options import GenerateOptions
 from presize.cli.result_file import check_writable, save
 from presize.cli.rows import Row, RowError, read_rows
 from presize.cli.specs import registry_names
-from presize.cli.text import did_you_mean, paragraphs, shown
+from presize.cli.text import did_you_mean, paragraphs
 from presize.cli.work import Counts, Serving, at_least_one, engine_options, load_engine, open_input, run_rows
 from presize.config import EngineOptions, SchedulerOptions
-from presize.errors import ConfigError
+from presize.errors import ConfigError, shown
 
 if TYPE_CHECKING:
     from presize.cli.progress import Progress

@@ -37,7 +37,6 @@ def add_parser(subparsers: Any) -> None:
     add_files(parser, "the log; - is standard output")
     parser.add_argument(
         "--samples",
-        dest="n",
         metavar="N",
         default=argparse.SUPPRESS,
         help="answers drawn for each prompt, the same as --n; needs a --temperature above 0",
@@ -47,7 +46,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the verb; the exit status is 1 if a row failed."""
-    values = gather(args, OPTIONS)
+    values = gather(args, OPTIONS, aliases={"samples": "n"})
     engine, options = engine_options(values), build(GenerateOptions, values)
     if options.n > 1 and options.temperature == 0:
         raise ConfigError(f"{options.n} samples at temperature 0 are {options.n} times the same; set --temperature")

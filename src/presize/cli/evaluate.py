@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
         header = read_header(located(args.directory))
         tokenizer = served_tokenizer(options.model or header.model, progress.report)
         predictor = Learned.load(located(args.directory), tokenizer.fingerprint())
-        log = read_answers(args.log, tokenizer, progress.report)
+        log = read_answers(args.log, tokenizer, progress)
         if isinstance(predictor.model, StateModel):
             log = read_states(log, options.model or header.model, progress.report)
         curves, seconds = forecasts(predictor, log.queries, progress.report)

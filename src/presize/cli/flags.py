@@ -9,13 +9,14 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from presize.cli.specs import Spec, groups, specs_of
-from presize.cli.text import did_you_mean, paragraphs, shown
+from presize.cli.text import did_you_mean, paragraphs
 from presize.config import Options
-from presize.errors import ConfigError
+from presize.errors import ConfigError, shown
 
 T = TypeVar("T", bound=Options)
 
@@ -47,18 +48,30 @@ def add_flags(parser: argparse.ArgumentParser, classes: Sequence[type[Options]])
 
 
 def gather(
-    args: argparse.Namespace, classes: Sequence[type[Options]], environ: Mapping[str, str] | None = None
+    args: argparse.Namespace,
+    classes: Sequence[type[Options]],
+    environ: Mapping[str, str] | None = None,
+    *,
+    aliases: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """Values that were given, by name; ConfigError names the source, the option, the value and what it must be."""
+    """Values that were given, by name; ConfigError names the source, the option, the value and what it must be.
+
+    ``aliases``: other names of options that a verb has flags for.
+    """
     environ = os.environ if environ is None else environ
     specs = specs_of(classes)
     values = _from_file(args.config, specs) if getattr(args, "config", None) else {}
     for spec in specs.values():
         if text := environ.get(spec.env):
             values[spec.name] = _checked(spec, text, f"environment variable {spec.env}", _parse_env)
-    for spec in specs.values():
-        if hasattr(args, spec.name):
-            values[spec.name] = _checked(spec, getattr(args, spec.name), f"flag {spec.flag}", _parse_flag)
+    for typed in (*specs, *aliases):
+        if not hasattr(args, typed):
+            continue
+        name = aliases.get(typed, typed)
+        spec = replace(specs[name], name=typed)
+        if name != typed and hasattr(args, name):
+            raise ConfigError(f"flags {specs[name].flag} and {spec.flag} mean the same; give one of them")
+        values[name] = _checked(spec, getattr(args, typed), f"flag {spec.flag}", _parse_flag)
     return values
 
 

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from presize.cli.text import count
 from presize.config import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from presize.cli.progress import Progress
     from presize.cli.work import Report
     from presize.engine.tokenizer import Tokenizer
     from presize.predict.log import Log
@@ -48,7 +50,7 @@ def served_tokenizer(model: str, report: Report) -> Tokenizer:
     return Tokenizer(resolve(model, report=report))
 
 
-def read_answers(path: str, tokenizer: Tokenizer, report: Report) -> Log:
+def read_answers(path: str, tokenizer: Tokenizer, progress: Progress) -> Log:
     """A log, with progress in bytes; ConfigError names the line that is wrong."""
     from presize.predict.log import read_log
 
@@ -58,9 +60,12 @@ def read_answers(path: str, tokenizer: Tokenizer, report: Report) -> Log:
     def on_row(size: int) -> None:
         nonlocal done
         done += size
-        report("reading the log", done, total)
+        progress.report("reading the log", done, total)
 
-    return read_log(file, tokenizer, on_row)
+    log = read_log(file, tokenizer, on_row)
+    if log.errors:
+        progress.say(f"{count(log.errors, 'line')} of {path} without an answer passed over")
+    return log
 
 
 def read_states(log: Log, model: str, report: Report) -> Log:

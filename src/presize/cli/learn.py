@@ -15,7 +15,7 @@ from presize.config import LearnOptions
 from presize.errors import ConfigError
 
 if TYPE_CHECKING:
-    from presize.cli.work import Report
+    from presize.cli.progress import Progress
     from presize.predict.learned import Learned
     from presize.predict.store import Header
 
@@ -69,22 +69,23 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"{output} holds a predictor already; add --overwrite to replace it")
     console = Console(stderr=True)
     with Progress(console) as progress:
-        header, predictor = _learn(options, args.log, progress.report)
+        header, predictor = _learn(options, args.log, progress)
     save(output, header, predictor.model)
     print_figures(console, header.metrics)
     sys.stdout.write(json_line({**header.metrics, "train_seconds": header.training["seconds"]}))
     return 0
 
 
-def _learn(options: LearnOptions, log: str, report: Report) -> tuple[Header, Learned]:
+def _learn(options: LearnOptions, log: str, progress: Progress) -> tuple[Header, Learned]:
     from presize.predict.learned import Learned
     from presize.predict.log import read_prompts
     from presize.predict.model import MODELS, StateModel
     from presize.predict.train.learn import check, learn
     from presize.predict.train.task import Recipe
 
+    report = progress.report
     tokenizer = served_tokenizer(options.model, report)
-    answers = read_answers(log, tokenizer, report)
+    answers = read_answers(log, tokenizer, progress)
     recipe = Recipe(
         kind=options.predictor,
         seed=options.seed,

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any, NoReturn
 
-from presize.cli.text import did_you_mean, shown
-from presize.errors import ConfigError, PresizeError
+from presize.cli.text import did_you_mean
+from presize.errors import ConfigError, PresizeError, shown
 from presize.version import __version__
 
 

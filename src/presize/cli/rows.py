@@ -8,9 +8,9 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from presize.cli.text import did_you_mean, shown
+from presize.cli.text import did_you_mean
 from presize.engine.sampling_params import SamplingParams
-from presize.errors import InvalidRequestError
+from presize.errors import InvalidRequestError, shown
 
 MAX_LINE_BYTES = 16 * 2**20
 MAX_ID_LENGTH = 1024  # characters

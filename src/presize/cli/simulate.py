@@ -19,8 +19,8 @@ from presize.cli.simulation import (
     add_simulation_flags,
     shown_figures,
 )
-from presize.cli.text import paragraphs, shown
-from presize.errors import ConfigError
+from presize.cli.text import paragraphs
+from presize.errors import ConfigError, shown
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -19,7 +19,6 @@ _OPEN_END = 2**20  # an upper bound from here on is only a guard; the help does 
 
 def registry_names(kind: str) -> tuple[str, ...]:
     """Known names of a registry ("policy", "order"); imported here, because it needs numpy."""
-    importlib.import_module("presize.core.scheduler")  # it imports every module that registers a policy or an order
     module, attribute = _REGISTRIES[kind]
     return tuple(getattr(importlib.import_module(module), attribute))
 

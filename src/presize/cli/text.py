@@ -6,7 +6,6 @@ import difflib
 import textwrap
 from collections.abc import Iterable
 
-MAX_SHOWN = 200  # characters of a user's value that an error repeats
 PAGE_WIDTH = 100  # characters
 
 
@@ -14,12 +13,6 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """``"; did you mean X?"`` for the closest known name, or an empty string."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"; did you mean {close[0]}?" if close else ""
-
-
-def shown(value: object) -> str:
-    """``repr`` of a value from outside, cut to a length that fits an error message."""
-    text = repr(value)
-    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + "..."
 
 
 def paragraphs(*texts: str) -> str:

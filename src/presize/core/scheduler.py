@@ -14,7 +14,6 @@ from typing import NamedTuple
 import numpy as np
 
 from presize.config import SchedulerOptions
-from presize.core import admission_history  # noqa: F401  (registers its policies)
 from presize.core.admission import POLICIES, StepView
 from presize.core.costs import CostEstimator
 from presize.core.ledger import Ledger

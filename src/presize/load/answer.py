@@ -7,9 +7,9 @@ from typing import Any
 
 import orjson
 
+from presize.errors import shown
 from presize.load.outcome import Failure, Outcome
 from presize.load.sse import EventParser
-from presize.traces.rows import shown
 
 _DONE = b"[DONE]"
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import orjson
 
-from presize.errors import ConfigError
+from presize.errors import ConfigError, shown
 from presize.load.rows import Sample
-from presize.traces.rows import BadRow, Rows, object_of, opened, shown
+from presize.traces.rows import BadRow, Rows, object_of, opened
 
 _USERS = ("human", "user")
 _LENGTHS = ("max_tokens", "output_len")  # names of a row's own limit

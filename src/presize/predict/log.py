@@ -13,12 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from presize.core.lengths import MAX_LENGTH, IntArray
-from presize.errors import ConfigError, InvalidRequestError
+from presize.errors import ConfigError, InvalidRequestError, first_line, shown
 from presize.predict.base import Query
 
 MAX_LOG_ROWS = 2_000_000
 _MAX_TEMPERATURE = 100.0
-_MAX_SHOWN = 200  # characters of a value that an error repeats
 KNOWN_FIELDS = frozenset(
     [
         "id",
@@ -80,12 +79,16 @@ class Log:
         """(N,) true where the answer's own end was not seen."""
         return np.array([row.censored for row in self.rows], dtype=bool)
 
+    @property
+    def prompts(self) -> int:
+        """How many different ones there are."""
+        return len({_key(row.query) for row in self.rows})
+
     def split(self, share: float, seed: int = 0) -> tuple[Log, Log]:
         """(rest, about ``share`` of the rows): all answers to one prompt on the same side, the same each time."""
 
         def held_out(row: Observation) -> bool:
-            ids = np.asarray(row.query.prompt_token_ids, dtype=np.int64).tobytes()
-            digest = hashlib.blake2b(ids, digest_size=8, salt=seed.to_bytes(8, "little")).digest()
+            digest = hashlib.blake2b(_key(row.query), digest_size=8, salt=seed.to_bytes(8, "little")).digest()
             return int.from_bytes(digest, "little") < share * 2**64
 
         sides = [held_out(row) for row in self.rows]
@@ -93,6 +96,11 @@ class Log:
             Log([row for row, out in zip(self.rows, sides, strict=True) if not out]),
             Log([row for row, out in zip(self.rows, sides, strict=True) if out]),
         )
+
+
+def _key(query: Query) -> bytes:
+    """What two answers to the same prompt have in common."""
+    return np.asarray(query.prompt_token_ids, dtype=np.int64).tobytes()
 
 
 def read_log(path: Path, tokenizer: ServedTokenizer, on_row: Callable[[int], None] | None = None) -> Log:
@@ -137,35 +145,44 @@ def _rows(path: Path, on_row: Callable[[int], None] | None = None) -> Iterator[t
                     continue
                 if number > MAX_LOG_ROWS:
                     raise ConfigError(f"{path} has more than {MAX_LOG_ROWS:,} rows; split it")
-                try:
-                    row = json.loads(line)
-                except (ValueError, RecursionError) as error:
-                    raise ConfigError(f"{path}, line {number} is not JSON: {error}") from error
-                if not isinstance(row, dict):
-                    raise ConfigError(f"{path}, line {number} is not an object")
-                yield number, row
+                yield number, _object(line, f"{path}, line {number}")
     except OSError as error:
         raise ConfigError(f"can not read {path}: {error.strerror}") from error
 
 
+def _object(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{where} is not UTF-8: byte {error.start + 1} is wrong") from error
+    except (ValueError, RecursionError) as error:
+        reason = first_line(error)
+        if isinstance(error, json.JSONDecodeError):
+            reason = f"{error.msg.removesuffix(' at')} at column {error.colno}"
+        raise ConfigError(f"{where} is not JSON: {reason}") from error
+    if not isinstance(row, dict):
+        raise ConfigError(f"{where} is not an object")
+    return row
+
+
 def _observation(row: dict[str, Any], number: int, tokenizer: ServedTokenizer) -> Observation:
     if unknown := sorted(set(row) - KNOWN_FIELDS):
-        raise ValueError(f"unknown field {_shown(unknown[0])}; known: {', '.join(sorted(KNOWN_FIELDS))}")
+        raise ValueError(f"unknown field {shown(unknown[0])}; known: {', '.join(sorted(KNOWN_FIELDS))}")
     length = _whole(row, "output_tokens", None)
     max_tokens = _whole(row, "max_tokens", MAX_LENGTH)
     if length > max_tokens:
         raise ValueError(f"output_tokens is {length}, more than max_tokens, which is {max_tokens}")
     censored = row.get("censored", False)
     if not isinstance(censored, bool):
-        raise ValueError(f"censored is {_shown(censored)}; it must be true or false")
+        raise ValueError(f"censored is {shown(censored)}; it must be true or false")
     temperature = row.get("temperature", 0.0)
     if isinstance(temperature, bool) or not isinstance(temperature, int | float) or not 0 <= temperature <= 100:
-        raise ValueError(f"temperature is {_shown(temperature)}; it must be a number from 0 to {_MAX_TEMPERATURE:g}")
+        raise ValueError(f"temperature is {shown(temperature)}; it must be a number from 0 to {_MAX_TEMPERATURE:g}")
     ids, system = _prompt(row, tokenizer)
     wanted = row.get("prompt_tokens", len(ids))
     if wanted != len(ids):
         raise ValueError(
-            f"the log says that the prompt has {_shown(wanted)} tokens, this model's tokenizer makes {len(ids)}: the "
+            f"the log says that the prompt has {shown(wanted)} tokens, this model's tokenizer makes {len(ids)}: the "
             "log was collected with another model; name it with --model"
         )
     query = Query(str(row.get("id", number)), ids, max_tokens, float(temperature), system)
@@ -175,7 +192,7 @@ def _observation(row: dict[str, Any], number: int, tokenizer: ServedTokenizer) -
 def _whole(row: dict[str, Any], name: str, default: int | None) -> int:
     value = row.get(name, default)
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_LENGTH:
-        raise ValueError(f"{name} is {_shown(value)}; it must be a whole number from 1 to {MAX_LENGTH:,}")
+        raise ValueError(f"{name} is {shown(value)}; it must be a whole number from 1 to {MAX_LENGTH:,}")
     return value
 
 
@@ -201,9 +218,3 @@ def _prompt(row: dict[str, Any], tokenizer: ServedTokenizer) -> tuple[NDArray[np
 def _is_message(message: Any) -> bool:
     known = isinstance(message, dict) and set(message) == {"role", "content"}
     return known and all(isinstance(value, str) for value in message.values())
-
-
-def _shown(value: Any) -> str:
-    """``repr`` of a value from outside, cut to a length that fits an error message."""
-    text = repr(value)
-    return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 3] + "..."

@@ -27,7 +27,7 @@ def evaluate(curves: Sequence[LengthDistribution], lengths: IntArray, censored: 
     median = np.array([curve.quantile(0.5) for curve in curves], dtype=np.float64)
     error = np.abs(median - lengths)
     logs, guess = np.log(lengths), np.log(median)
-    spread = float(((logs - logs.mean()) ** 2).sum())
+    spread = float(((logs - logs.mean()) ** 2).sum()) if np.ptp(lengths) else 0.0  # not what rounding makes of it
     longest = max(curve.limit for curve in curves)
     longest = min(longest, int(lengths.max())) if longest > _MAX_SUMMED else longest
     bucket = longest / _BUCKETS

@@ -6,8 +6,8 @@ from typing import Any
 
 import orjson
 
-from presize.errors import ConfigError
-from presize.traces.rows import BadRow, Rows, Shape, opened, shown
+from presize.errors import ConfigError, shown
+from presize.traces.rows import BadRow, Rows, Shape, opened
 
 CHARACTERS_A_TOKEN = 4  # of English text, as OpenAI's documentation of its tokenizers says
 

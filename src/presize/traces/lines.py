@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from presize.traces.rows import BadRow, Rows, Shape, object_of, opened, shown
+from presize.errors import shown
+from presize.traces.rows import BadRow, Rows, Shape, object_of, opened
 
 # name in the file -> unit in seconds. Mooncake: FAST 2025, github.com/kvcache-ai/Mooncake, milliseconds
 _ARRIVALS = {"timestamp": 1e-3, "arrival_s": 1.0}

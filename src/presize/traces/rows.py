@@ -11,10 +11,9 @@ from typing import Any, BinaryIO, Generic, TypeVar, cast
 
 import orjson
 
-from presize.errors import ConfigError
+from presize.errors import ConfigError, shown
 
 T = TypeVar("T")
-_MAX_SHOWN = 80  # characters of a value that a complaint repeats
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +58,6 @@ def opened(path: str, name: str = "dataset_path") -> Iterator[BinaryIO]:
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"{name} {path} can not be read: {reason}") from error
-
-
-def shown(value: object) -> str:
-    """``repr`` of a value from a file, cut to a length that fits a complaint."""
-    text = repr(value)
-    return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 3] + "..."
 
 
 def object_of(line: bytes, wanted: str) -> dict[str, Any]:

@@ -8,8 +8,8 @@ import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
-from presize.errors import ConfigError
-from presize.traces.rows import BadRow, Rows, Shape, opened, shown
+from presize.errors import ConfigError, shown
+from presize.traces.rows import BadRow, Rows, Shape, opened
 
 # Names of the columns, as Azure's and BurstGPT's traces have them; case and separators do not matter.
 _COLUMNS = {

@@ -19,7 +19,6 @@ from vllm.v1.request import Request as VllmRequest
 from vllm.v1.request import RequestStatus
 
 from presize.config import SchedulerOptions
-from presize.core import admission_history  # noqa: F401  (registers its policies)
 from presize.core.admission import POLICIES, StepView
 from presize.core.costs import CostEstimator
 from presize.core.ordering import WaitingQueue

@@ -17,6 +17,7 @@ from presize.predict.store import Header
 from presize.predict.train.task import TRAINERS, Answers, Recipe, Task
 
 LEAST_ENDED = 50  # answers that were not cut off
+LEAST_HELD_OUT = 5  # prompts; of fewer the figures say nothing, and neither does the epoch that is best on them
 
 
 def learn(log: Log, tokenizer: ServedTokenizer, model: str, recipe: Recipe, report: Progress) -> tuple[Header, Learned]:
@@ -27,9 +28,12 @@ def learn(log: Log, tokenizer: ServedTokenizer, model: str, recipe: Recipe, repo
     check(log, recipe)
     started = time.monotonic()
     known, held_out = log.split(recipe.held_out, recipe.seed)
+    if held_out.prompts < LEAST_HELD_OUT:
+        raise ConfigError(
+            f"prompts that are held out: {held_out.prompts} of {log.prompts}, at a share of {recipe.held_out:g}; at "
+            f"least {LEAST_HELD_OUT} are needed: collect more prompts, or hold out a larger share"
+        )
     check(known, recipe)
-    if not len(held_out):
-        raise ConfigError(f"no prompt of the log is held out at a share of {recipe.held_out:g}; collect more prompts")
     features = Features.of(log.queries)
     task = Task(
         answers=Answers.of(known, features),
@@ -71,7 +75,8 @@ def check(log: Log, recipe: Recipe) -> None:
     ended = int((~log.censored).sum())
     if ended < LEAST_ENDED:
         raise ConfigError(
-            f"{ended} answers of the log came to their own end; at least {LEAST_ENDED} are needed beside those held out"
+            f"answers of the log that came to their own end: {ended}; at least {LEAST_ENDED} are needed beside those "
+            "held out"
         )
     if recipe.teacher is None and recipe.prompts:
         raise ConfigError("prompts without answers need a teacher; name one with --teacher")
