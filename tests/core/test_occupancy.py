@@ -154,3 +154,29 @@ def test_rows_kept_from_step_to_step_are_hardly_old(rows: list[tuple[Request, in
         assert (kept.mean <= oldest + 1e-6).all()
         for r in running:
             r.output_tokens += 1
+
+
+@given(
+    st.lists(
+        st.tuples(curves(), st.integers(1, 300), st.integers(1, 3000), st.integers(0, 8), st.integers(1, 6)),
+        min_size=1, max_size=8,
+    )
+)  # fmt: skip
+def test_whoever_came_and_went_before_the_forecast_is_that_of_what_runs(
+    rows: list[tuple[LengthDistribution, int, int, int, int]],
+) -> None:
+    """Also as to how far ahead it looks: some may last longer than all before them, some are only looked at."""
+    kept = OccupancyForecast(16, 2000)
+    visits = [(request(prompt, curve, 0, most), start, stay) for curve, prompt, most, start, stay in rows]
+    for step in range(12):
+        running = [r for r, start, stay in visits if start <= step < start + stay]
+        kept.update(running)
+        fresh = forecast_of(running, 16, 2000)
+        for candidate in [r for r, start, _ in visits if start == step + 1]:
+            for forecast in (kept, fresh):
+                forecast.add(forecast.share(candidate))
+        for one, other in ((kept.mean, fresh.mean), (kept.variance, fresh.variance)):
+            np.testing.assert_allclose(one[: other.size], other, rtol=1e-9, atol=1e-6)
+            assert not one[other.size :].any()
+        for r in running:
+            r.output_tokens += 17  # a row is at most 16 tokens old

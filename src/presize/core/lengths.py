@@ -159,10 +159,11 @@ def conditional_survival(
     steps (K,). A request that has outlived its forecast (S(generated) = 0) is expected to last about as long again
     as it has lasted: s(tau) = g / (g + tau), Lindy's law, so a wrong forecast is never trusted twice.
     """
-    ahead = generated[:, None] + steps[None, :]
-    now = _row_interpolate(survivals, generated[:, None])[:, 0]
-    now[generated >= forecast_limits] = 0.0
-    result = _row_interpolate(survivals, ahead)
+    # the first column is that of now
+    ahead = generated[:, None] + np.concatenate(([0], steps))
+    table = _row_interpolate(survivals, ahead)
+    now = table[:, 0] * (generated < forecast_limits)
+    ahead, result = ahead[:, 1:], table[:, 1:]
     result *= (1.0 / np.maximum(now, _TINY))[:, None]
     limits = np.minimum(forecast_limits, hard_limits)
     outlived = now <= _TINY
@@ -177,10 +178,10 @@ def conditional_survival(
 def _row_interpolate(survivals: FloatArray, counts: IntArray) -> FloatArray:
     """survivals (R, G) at counts (R, K), row by row. `take` on flat arrays: half the time of fancy indexing."""
     counts = np.minimum(counts, MAX_LENGTH)
-    cell = _CELL.take(counts)
-    fraction = counts - _GRID_F.take(cell)
-    fraction *= _INVERSE_WIDTH.take(cell)
-    place = cell + (np.arange(len(survivals)) * GRID.size)[:, None]
+    place = _CELL.take(counts).astype(np.int64)
+    fraction = counts - _GRID_F.take(place)
+    fraction *= _INVERSE_WIDTH.take(place)
+    place += (np.arange(len(survivals)) * GRID.size)[:, None]
     left = survivals.take(place)
     place += 1
     right = survivals.take(place)

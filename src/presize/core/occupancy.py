@@ -39,77 +39,87 @@ class OccupancyForecast:
 
     def __init__(self, block_size: int, horizon: int) -> None:
         """``horizon``: how many steps ahead matter; no request lasts longer than the pool is large."""
-        points = int(np.searchsorted(GRID, max(horizon, 1))) + 1
-        self.steps: IntArray = GRID[:points]
+        self._horizon = max(horizon, 1)
+        self.steps: IntArray = GRID[:1]  # as far ahead as any of the requests so far could last
         self._half_block = (block_size - 1) / 2
-        self._slots: dict[Request, int] = {}
-        self._free: list[int] = []
-        self._due: list[int] = []  # by slot: output tokens from which the row must be made anew
-        # by slot, (slots, K) each, zero in free slots: s and s (1 - s)
-        self._survival: FloatArray = np.zeros((0, points))
-        self._spread: FloatArray = np.zeros((0, points))
-        self.mean: FloatArray = np.zeros(points)
-        self.variance: FloatArray = np.zeros(points)
+        # the requests by row of the tables, without gaps: the last one takes the place of one that is gone
+        self._requests: list[Request] = []
+        self._row: dict[Request, int] = {}
+        self._due: IntArray = np.zeros(0, dtype=np.int64)  # output tokens from which the row must be made anew
+        self._survival: FloatArray = np.zeros((0, 1))  # s
+        self._spread: FloatArray = np.zeros((0, 1))  # s (1 - s)
+        self.mean: FloatArray = np.zeros(1)
+        self.variance: FloatArray = np.zeros(1)
 
     def update(self, running: Sequence[Request]) -> None:
         """Forecast for exactly these requests, as they are now."""
-        stale = self._take_stock(running)
-        if stale:
-            slots = [self._slots[r] for r in stale]
-            rows = self._rows(stale)
-            self._survival[slots] = rows
-            self._spread[slots] = rows * (1.0 - rows)
-            for slot, request in zip(slots, stale, strict=True):
-                grown = min(request.output_tokens // self._REFRESH_SHARE, self._REFRESH_MOST)
-                self._due[slot] = request.output_tokens + max(grown, 1)
-        held = np.zeros(len(self._survival))
-        held[[self._slots[r] for r in running]] = [r.prompt_tokens + r.output_tokens for r in running]
-        held += self._half_block
+        if self._row.keys() != (present := set(running)):
+            self._take_stock(running, present)
+        requests, count = self._requests, len(self._requests)
+        outputs = np.array([r.output_tokens for r in requests], dtype=np.int64)
+        (stale,) = np.nonzero(outputs >= self._due[:count])
+        if stale.size:
+            grown = outputs[stale]
+            rows = self._rows([requests[row] for row in stale.tolist()], grown)
+            self._survival[stale] = rows
+            self._spread[stale] = rows * (1.0 - rows)
+            self._due[stale] = grown + np.minimum(np.maximum(grown // self._REFRESH_SHARE, 1), self._REFRESH_MOST)
+        held = np.array([r.prompt_tokens for r in requests], dtype=np.int64) + outputs + self._half_block
         # sums over requests of s and c s; of v, c v and c^2 v with v = s (1 - s): no array of the table's size is made
-        weights = np.stack((np.ones_like(held), held, held * held))
-        s0, s1 = weights[:2] @ self._survival
-        v0, v1, v2 = weights @ self._spread
-        self.mean = s1 + self.steps * s0
-        self.variance = v2 + self.steps * (2.0 * v1 + self.steps * v0)
+        one, square = np.ones(count), held * held
+        survival, spread = self._survival[:count], self._spread[:count]
+        self.mean = held @ survival + self.steps * (one @ survival)
+        self.variance = square @ spread + self.steps * (2.0 * (held @ spread) + self.steps * (one @ spread))
 
-    def _take_stock(self, running: Sequence[Request]) -> list[Request]:
-        """Give a slot to every running request and take those of the others back; the requests whose row is due."""
-        if self._slots.keys() != set(running):
-            present = set(running)
-            for gone in [r for r in self._slots if r not in present]:
-                slot = self._slots.pop(gone)
-                self._survival[slot] = self._spread[slot] = 0.0
-                self._free.append(slot)
-            for request in [r for r in running if r not in self._slots]:
-                if not self._free:
-                    self._free.append(len(self._due))
-                    self._due.append(0)
-                slot = self._slots[request] = self._free.pop()
-                self._due[slot] = 0
-            if missing := len(self._due) - len(self._survival):
-                room = np.zeros((missing, self.steps.size))
-                self._survival = np.concatenate((self._survival, room))
-                self._spread = np.concatenate((self._spread, room))
-        return [r for r in running if r.output_tokens >= self._due[self._slots[r]]]
+    def _take_stock(self, running: Sequence[Request], present: set[Request]) -> None:
+        """Give every running request a row, and the rows of the others to those."""
+        for gone in [r for r in self._requests if r not in present]:
+            row, last = self._row.pop(gone), self._requests.pop()
+            if last is not gone:
+                self._requests[row], self._row[last] = last, row
+                for table in (self._due, self._survival, self._spread):
+                    table[row] = table[len(self._requests)]
+        joined = [r for r in running if r not in self._row]
+        self._look_ahead(max((r.max_tokens for r in joined), default=1))
+        for request in joined:
+            self._row[request] = len(self._requests)
+            self._requests.append(request)
+        if (missing := len(self._requests) - len(self._due)) > 0:
+            room = np.zeros((missing, self.steps.size))
+            self._due = np.concatenate((self._due, np.zeros(missing, dtype=np.int64)))
+            self._survival = np.concatenate((self._survival, room))
+            self._spread = np.concatenate((self._spread, room))
+        self._due[len(self._requests) - len(joined) : len(self._requests)] = 0
+
+    def _look_ahead(self, tokens: int) -> None:
+        """See so many steps ahead, if it was less: all is zero between the old end and the new one."""
+        points = int(np.searchsorted(GRID, min(tokens, self._horizon))) + 1
+        if (more := points - self.steps.size) > 0:
+            self.steps = GRID[:points]
+            self._survival, self._spread = (
+                np.pad(table, ((0, 0), (0, more))) for table in (self._survival, self._spread)
+            )
+            self.mean, self.variance = np.pad(self.mean, (0, more)), np.pad(self.variance, (0, more))
 
     def revised(self, request: Request) -> None:
         """The request has another forecast: its row is made anew at the next `update`."""
-        if (slot := self._slots.get(request)) is not None:
-            self._due[slot] = 0
+        if (row := self._row.get(request)) is not None:
+            self._due[row] = 0
 
-    def _rows(self, requests: Sequence[Request]) -> FloatArray:
+    def _rows(self, requests: Sequence[Request], outputs: IntArray) -> FloatArray:
         return conditional_survival(
-            np.stack([r.forecast.survival for r in requests]),
+            np.array([r.forecast.survival for r in requests]),
             np.array([r.forecast.limit for r in requests]),
             np.array([r.max_tokens for r in requests]),
-            np.array([r.output_tokens for r in requests]),
+            outputs,
             self.steps,
         )
 
     def share(self, request: Request) -> Share:
         """What ``request``, which does not run yet, would add."""
+        self._look_ahead(request.max_tokens)
         if request.output_tokens:
-            survival = self._rows([request])[0]
+            survival = self._rows([request], np.array([request.output_tokens]))[0]
         else:  # nothing to condition on, and the steps are the grid: the curve itself
             survival = request.forecast.survival[: self.steps.size].copy()
             survival[self.steps >= min(request.forecast.limit, request.max_tokens)] = 0.0
