@@ -32,6 +32,7 @@ from presize.integrations.vllm.tracked import Tracked, VllmPool, track
 
 logger = init_logger("vllm.presize")  # below vllm, so that it is shown as vLLM's own lines are
 
+_RUNNING = RequestState.RUNNING
 _NEWS_PER_STEP = 32  # forecasts put in force in one step: each may move a request within the queue
 _BLOCKED = (
     RequestStatus.WAITING_FOR_STRUCTURED_OUTPUT_GRAMMAR,
@@ -43,7 +44,8 @@ _BLOCKED = (
 class Advisor:
     """queue: what is to be vLLM's `waiting`. admits_all: admission stays vLLM's own.
 
-    asked, refused: times that the policy looked at the head of the queue, and sent it back.
+    asked, refused: times that the policy looked at the head of the queue, and sent it back. clock: seconds, for what a
+    step costs.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Advisor:
         self._ended = False  # since the last step, so that what runs has more to tell the predictor
         self._by_priority = scheduler.policy == SchedulingPolicy.PRIORITY
         self._ahead = scheduler.num_spec_tokens + scheduler.num_lookahead_tokens
+        self.clock = time.perf_counter
         self._under_way: deque[tuple[SchedulerOutput, float]] = deque()
         self._last_update = 0.0
 
@@ -95,28 +98,26 @@ class Advisor:
 
     def _take_stock(self) -> tuple[list[Tracked], int]:
         """What runs, in vLLM's order, and by how many blocks the pool may fall short of this step's growth."""
-        size, ahead, known = self.pool.block_size, self._ahead, self.tracked
-        running, held, need = [], 0, 0
-        for request in self._vllm.running:  # plain arithmetic: these lines run for every running request in every step
-            tracked = known[request.request_id]
-            tracked.output_tokens = request.num_output_tokens + request.num_output_placeholders
-            tracked.prompt_tokens = request.num_prompt_tokens
-            if tracked.state is not RequestState.RUNNING:
+        known, requests = self.tracked, self._vllm.running
+        running = [known[request.request_id] for request in requests]
+        for tracked in running:
+            if tracked.state is not _RUNNING:
                 self._started(tracked)
-            computed = request.num_computed_tokens
-            blocks = -(-computed // size)
-            held += blocks
-            if (room := blocks * size - tracked.prompt_tokens - tracked.output_tokens - ahead) < 0:
-                need += -(room // size)
-            running.append(tracked)
+        # these lines run for every running request in every step
+        computed = [request.num_computed_tokens for request in requests]
+        tokens = [tracked.computed(count) for tracked, count in zip(running, computed, strict=True)]
+        held = -(-np.array(computed, dtype=np.int64) // self.pool.block_size)
+        wanted = -(-(np.array(tokens, dtype=np.int64) + self._ahead) // self.pool.block_size)
+        need = int(np.maximum(wanted - held, 0).sum())
         free = self.pool.free_blocks
-        self.pool.foreign = self.pool.num_blocks - free - held
+        self.pool.foreign = self.pool.num_blocks - free - int(held.sum())
         # a long prompt grows by no more than a step's tokens
         most = len(running) + self.pool.blocks_for(self._vllm.max_num_scheduled_tokens)
         return running, min(need, most) - free
 
     def _started(self, tracked: Tracked) -> None:
-        tracked.state = RequestState.RUNNING
+        tracked.queued()  # more input for a conversation may have come since
+        tracked.state = _RUNNING
         if tracked.admission is None:
             tracked.admission = self._admissions
             self._admissions += 1
@@ -178,11 +179,11 @@ class Advisor:
         """vLLM has decided the step; it is under way."""
         self._refusal.passed(1)
         if output.total_num_scheduled_tokens:
-            self._under_way.append((output, time.perf_counter()))
+            self._under_way.append((output, self.clock()))
 
     def completed(self, output: SchedulerOutput) -> None:
         """The step's tokens are there: learn what it cost, from its start or the end of the one before it."""
-        now = time.perf_counter()
+        now = self.clock()
         if not output.total_num_scheduled_tokens:
             return
         while self._under_way:

@@ -50,7 +50,7 @@ class PresizeQueue(RequestQueue):
             self._stock.add_request(request)
             return
         tracked = self._inside[request.request_id] = self._tracked[request.request_id]
-        tracked.sync()
+        tracked.queued()
         self.order.push(tracked)
 
     def prepend_request(self, request: VllmRequest) -> None:
