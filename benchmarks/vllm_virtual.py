@@ -1,7 +1,7 @@
 """vLLM's scheduler, stock and with Presize, in virtual time: a real scheduler, answers of known length, and a step that
 costs seconds by a formula. A cell takes seconds instead of minutes, so that settings can be explored.
 
-Prompts and lengths: {"prompts": [[ids]], "answers": [[ids]]}, "max_tokens" long at most. The cost of a step was fitted to
+Prompts and answers come as {"prompts": [[ids]], "answers": [[ids]]}. What a step costs was fitted to
 vLLM's CPU build. Forecasts are there at once. Runs with the interpreter of a vLLM environment.
 
 PYTHONPATH=src .venv-vllm/bin/python benchmarks/vllm_virtual.py RUN.json --kv-tokens 4096,8192,16384
@@ -170,7 +170,9 @@ def curves(kind: str, prompts: list[list[int]], lengths: list[int], max_tokens: 
     with np.errstate(divide="ignore"):
         logs = np.log(GRID)
     return {
-        str(i): LengthDistribution.from_survival([0.5 * math.erfc((log - math.log(guess)) / 0.5 / math.sqrt(2)) for log in logs], max_tokens)
+        str(i): LengthDistribution.from_survival(
+            [0.5 * math.erfc((log - math.log(guess)) / 0.5 / math.sqrt(2)) for log in logs], max_tokens
+        )
         for i, guess in enumerate(guesses)
     }
 

@@ -32,7 +32,6 @@ from presize.integrations.vllm.tracked import Tracked, VllmPool, track
 
 logger = init_logger("vllm.presize")  # below vllm, so that it is shown as vLLM's own lines are
 
-_RUNNING = RequestState.RUNNING
 _NEWS_PER_STEP = 32  # forecasts put in force in one step: each may move a request within the queue
 _BLOCKED = (
     RequestStatus.WAITING_FOR_STRUCTURED_OUTPUT_GRAMMAR,
@@ -57,7 +56,8 @@ class Advisor:
         self.policy = None if admits_all else POLICIES.get(options.policy)(options, self.pool)
         self.costs = CostEstimator()
         self.tracked: dict[str, Tracked] = {}
-        self.queue = PresizeQueue(WaitingQueue(options), self.tracked)
+        self.running: dict[VllmRequest, Tracked] = {}  # those that were running in the last step
+        self.queue = PresizeQueue(WaitingQueue(options), self.tracked, self.running)
         self.asked = self.refused = self.bad_hints = 0
         self._refusal = Refusal()
         self._refused_head: Tracked | None = None
@@ -98,30 +98,40 @@ class Advisor:
 
     def _take_stock(self) -> tuple[list[Tracked], int]:
         """What runs, in vLLM's order, and by how many blocks the pool may fall short of this step's growth."""
-        known, requests = self.tracked, self._vllm.running
-        running = [known[request.request_id] for request in requests]
-        for tracked in running:
-            if tracked.state is not _RUNNING:
-                self._started(tracked)
-        # these lines run for every running request in every step
-        computed = [request.num_computed_tokens for request in requests]
-        tokens = [tracked.computed(count) for tracked, count in zip(running, computed, strict=True)]
-        held = -(-np.array(computed, dtype=np.int64) // self.pool.block_size)
-        wanted = -(-(np.array(tokens, dtype=np.int64) + self._ahead) // self.pool.block_size)
-        need = int(np.maximum(wanted - held, 0).sum())
+        requests, known, size = self._vllm.running, self.running, self.pool.block_size
+        for request in reversed(requests):  # vLLM appends
+            if len(known) == len(requests):
+                break
+            if request not in known:
+                known[request] = self._started(request)
+        # short loops over plain attributes: they run for every running request in every step
+        running = [known[request] for request in requests]
+        counts = [request.num_computed_tokens for request in requests]
+        late = 0  # blocks more for requests that still prefill
+        for tracked, count in zip(running, counts, strict=True):
+            output = count + 1 - tracked.prompt_tokens  # what is computed ends with the token before the last
+            if output < tracked.queued_output:
+                output = tracked.queued_output
+                late += -(-(tracked.prompt_tokens + output) // size) - -(-(count + 1) // size)
+            tracked.output_tokens = output
+        computed = np.array(counts, dtype=np.int64)
+        held = int((-(-computed // size)).sum())
+        need = int((-(-(computed + (1 + self._ahead)) // size)).sum()) - held + late
         free = self.pool.free_blocks
-        self.pool.foreign = self.pool.num_blocks - free - int(held.sum())
+        self.pool.foreign = self.pool.num_blocks - free - held
         # a long prompt grows by no more than a step's tokens
         most = len(running) + self.pool.blocks_for(self._vllm.max_num_scheduled_tokens)
         return running, min(need, most) - free
 
-    def _started(self, tracked: Tracked) -> None:
+    def _started(self, request: VllmRequest) -> Tracked:
+        tracked = self.tracked[request.request_id]
         tracked.queued()  # more input for a conversation may have come since
-        tracked.state = _RUNNING
+        tracked.state = RequestState.RUNNING
         if tracked.admission is None:
             tracked.admission = self._admissions
             self._admissions += 1
             tracked.foresee(tracked.forecast)
+        return tracked
 
     def _revise(self, request_id: str, curve: Any) -> None:
         tracked = self.tracked.get(request_id)
@@ -217,6 +227,7 @@ class Advisor:
         tracked = self.tracked.pop(request.request_id, None)
         if tracked is None:
             return
+        self.running.pop(request, None)
         tracked.state = RequestState.FINISHED
         tracked.output_tokens = request.num_output_tokens
         self._refusal.lift()

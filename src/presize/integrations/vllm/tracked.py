@@ -35,15 +35,6 @@ class Tracked(Request):
         if self.state is not RequestState.PREEMPTED:
             self.state = RequestState.WAITING
 
-    def computed(self, tokens: int) -> int:
-        """It runs, and so many of its tokens are computed, under way ones included: its tokens, prompt and answer.
-
-        What is computed ends with the token before the last, unless it still prefills.
-        """
-        output = tokens + 1 - self.prompt_tokens
-        self.output_tokens = output if output > self.queued_output else self.queued_output
-        return self.prompt_tokens + self.output_tokens
-
 
 class VllmPool(Pool):
     """vLLM's block pool. foreign: blocks that are in use, less those that the running requests count as theirs.
