@@ -37,6 +37,7 @@ def make_scheduler(
     caching: bool = False,
     max_model_len: int = 1024,
     groups: int = 1,
+    watermark: float = 0.0,
 ) -> AsyncScheduler:
     """PresizeScheduler with these options, or vLLM's own for None; ``blocks`` that can be used."""
     (directory / "config.json").write_text(
@@ -55,7 +56,7 @@ def make_scheduler(
         model_config=model,
         scheduler_config=SchedulerConfig(
             max_num_seqs=seqs, max_num_batched_tokens=budget, max_model_len=max_model_len, enable_chunked_prefill=True,
-            is_encoder_decoder=False, policy=policy, async_scheduling=True,
+            is_encoder_decoder=False, policy=policy, async_scheduling=True, watermark=watermark,
         ),
         cache_config=CacheConfig(block_size=BLOCK, enable_prefix_caching=caching),
         device_config=DeviceConfig("cpu"),
@@ -132,10 +133,14 @@ class World:
             ]
             self.order += [new.req_id for new in output.scheduled_new_reqs if new.req_id not in self.order]
             self.most_running = max(self.most_running, len(scheduler.running))
+            self.begun(output)
             self.flight.append((output, {name: self._draw(name) for name in output.num_scheduled_tokens}))
         self.steps += 1
         if self.flight and (len(self.flight) >= self.depth or not scheduler.has_unfinished_requests()):
             self._update(*self.flight.popleft())
+
+    def begun(self, output: SchedulerOutput) -> None:
+        """A step was scheduled; for who keeps a clock."""
 
     def _draw(self, name: str) -> int:
         """Which token of the answer the step just scheduled ends with, from 1; 0 if it is a part of a prefill."""

@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("vllm", reason="needs vllm; scripts/test_vllm makes an environment with it and runs these tests")
 
 import vllm
-from driving import World, make_request, make_scheduler
+from driving import BLOCK, World, make_request, make_scheduler
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 
 from presize.errors import ConfigError
@@ -208,3 +208,34 @@ def test_a_shared_prefix_counts_once(tmp_path: Path) -> None:
         world.check_nothing_lost()
     assert alone.most_running == 3
     assert shared.most_running > alone.most_running
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_what_runs_is_counted_as_vllm_counts_it(depth: int, tmp_path: Path) -> None:
+    """Counts are derived from the computed tokens alone; vLLM's own are the reference, in every step."""
+    scheduler = make_scheduler(tmp_path, {"policy": "on-demand"}, blocks=24, seqs=48, budget=64)
+    advisor, compared = scheduler.advisor, 0
+    take_stock = advisor._take_stock
+
+    def checked() -> Any:
+        nonlocal compared
+        running, short = take_stock()
+        pool = scheduler.kv_cache_manager.block_pool
+        assert [t.request for t in running] == scheduler.running
+        totals = [r.num_tokens + r.num_output_placeholders for r in scheduler.running]
+        assert [t.total_tokens for t in running] == totals
+        growth = [
+            -(-n // BLOCK) - -(-r.num_computed_tokens // BLOCK) for n, r in zip(totals, scheduler.running, strict=True)
+        ]
+        assert short == min(sum(growth), len(running) + 2) - pool.get_num_free_blocks()
+        assert advisor.pool.foreign == 0
+        compared += len(running)
+        return running, short
+
+    advisor._take_stock = checked
+    world = World(scheduler, LENGTHS, depth)
+    world.add(make_request(name, 20 + int(name), arrival=float(name)) for name in LENGTHS)
+    world.run()
+    assert scheduler.advisor is advisor
+    assert len(world.preempted) > 10
+    assert compared > 1000

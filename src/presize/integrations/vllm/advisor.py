@@ -42,7 +42,8 @@ _BLOCKED = (
 class Advisor:
     """queue: what is to be vLLM's `waiting`. admits_all: admission stays vLLM's own.
 
-    asked, refused: times that the policy looked at the head of the queue, and sent it back.
+    asked, refused: times that the policy looked at the head of the queue, and sent it back. clock: seconds, for what a
+    step costs.
     """
 
     def __init__(
@@ -54,7 +55,8 @@ class Advisor:
         self.policy = None if admits_all else POLICIES.get(options.policy)(options, self.pool)
         self.costs = CostEstimator()
         self.tracked: dict[str, Tracked] = {}
-        self.queue = PresizeQueue(WaitingQueue(options), self.tracked)
+        self.running: dict[VllmRequest, Tracked] = {}  # those that were running in the last step
+        self.queue = PresizeQueue(WaitingQueue(options), self.tracked, self.running)
         self.asked = self.refused = self.bad_hints = 0
         self._refusal = Refusal()
         self._refused_head: Tracked | None = None
@@ -63,6 +65,7 @@ class Advisor:
         self._ended = False  # since the last step, so that what runs has more to tell the predictor
         self._by_priority = scheduler.policy == SchedulingPolicy.PRIORITY
         self._ahead = scheduler.num_spec_tokens + scheduler.num_lookahead_tokens
+        self.clock = time.perf_counter
         self._under_way: deque[tuple[SchedulerOutput, float]] = deque()
         self._last_update = 0.0
 
@@ -94,32 +97,40 @@ class Advisor:
 
     def _take_stock(self) -> tuple[list[Tracked], int]:
         """What runs, in vLLM's order, and by how many blocks the pool may fall short of this step's growth."""
-        size, ahead, known = self.pool.block_size, self._ahead, self.tracked
-        running, held, need = [], 0, 0
-        for request in self._vllm.running:  # plain arithmetic: these lines run for every running request in every step
-            tracked = known[request.request_id]
-            tracked.output_tokens = request.num_output_tokens + request.num_output_placeholders
-            tracked.prompt_tokens = request.num_prompt_tokens
-            if tracked.state is not RequestState.RUNNING:
-                self._started(tracked)
-            computed = request.num_computed_tokens
-            blocks = -(-computed // size)
-            held += blocks
-            if (room := blocks * size - tracked.prompt_tokens - tracked.output_tokens - ahead) < 0:
-                need += -(room // size)
-            running.append(tracked)
+        requests, known, size = self._vllm.running, self.running, self.pool.block_size
+        for request in reversed(requests):  # vLLM appends
+            if len(known) == len(requests):
+                break
+            if request not in known:
+                known[request] = self._started(request)
+        # short loops over plain attributes: they run for every running request in every step
+        running = [known[request] for request in requests]
+        counts = [request.num_computed_tokens for request in requests]
+        late = 0  # blocks more for requests that still prefill
+        for tracked, count in zip(running, counts, strict=True):
+            output = count + 1 - tracked.prompt_tokens  # what is computed ends with the token before the last
+            if output < tracked.queued_output:
+                output = tracked.queued_output
+                late += -(-(tracked.prompt_tokens + output) // size) - -(-(count + 1) // size)
+            tracked.output_tokens = output
+        computed = np.array(counts, dtype=np.int64)
+        held = int((-(-computed // size)).sum())
+        need = int((-(-(computed + (1 + self._ahead)) // size)).sum()) - held + late
         free = self.pool.free_blocks
         self.pool.foreign = self.pool.num_blocks - free - held
         # a long prompt grows by no more than a step's tokens
         most = len(running) + self.pool.blocks_for(self._vllm.max_num_scheduled_tokens)
         return running, min(need, most) - free
 
-    def _started(self, tracked: Tracked) -> None:
+    def _started(self, request: VllmRequest) -> Tracked:
+        tracked = self.tracked[request.request_id]
+        tracked.queued()  # more input for a conversation may have come since
         tracked.state = RequestState.RUNNING
         if tracked.admission is None:
             tracked.admission = self._admissions
             self._admissions += 1
             tracked.foresee(tracked.forecast)
+        return tracked
 
     def _revise(self, request_id: str, curve: Any) -> None:
         tracked = self.tracked.get(request_id)
@@ -177,11 +188,11 @@ class Advisor:
         """vLLM has decided the step; it is under way."""
         self._refusal.passed(1)
         if output.total_num_scheduled_tokens:
-            self._under_way.append((output, time.perf_counter()))
+            self._under_way.append((output, self.clock()))
 
     def completed(self, output: SchedulerOutput) -> None:
         """The step's tokens are there: learn what it cost, from its start or the end of the one before it."""
-        now = time.perf_counter()
+        now = self.clock()
         if not output.total_num_scheduled_tokens:
             return
         while self._under_way:
@@ -215,6 +226,7 @@ class Advisor:
         tracked = self.tracked.pop(request.request_id, None)
         if tracked is None:
             return
+        self.running.pop(request, None)
         tracked.state = RequestState.FINISHED
         tracked.output_tokens = request.num_output_tokens
         self._refusal.lift()

@@ -16,13 +16,16 @@ class PresizeQueue(RequestQueue):
 
     gate: set while vLLM goes through the waiting. Then the queue's truth, which vLLM asks for once before it looks at
     the head, is whether the head may start: False ends the loop, and the requests stay. `len` always counts them.
-    After `give_up` the queue is ``stock``, for good.
+    tracked, running: of the advisor; whoever is queued runs no more. After `give_up` the queue is ``stock``, for good.
     """
 
-    def __init__(self, order: WaitingQueue, tracked: Mapping[str, Tracked]) -> None:
+    def __init__(
+        self, order: WaitingQueue, tracked: Mapping[str, Tracked], running: dict[VllmRequest, Tracked]
+    ) -> None:
         self.order = order
         self.gate: Callable[[Tracked], bool] | None = None
         self._tracked = tracked  # by request id
+        self._running = running
         self._inside: dict[str, Tracked] = {}  # the waiting ones; they may have left `tracked` when vLLM removes them
         self._stock: RequestQueue | None = None
 
@@ -50,7 +53,8 @@ class PresizeQueue(RequestQueue):
             self._stock.add_request(request)
             return
         tracked = self._inside[request.request_id] = self._tracked[request.request_id]
-        tracked.sync()
+        self._running.pop(request, None)
+        tracked.queued()
         self.order.push(tracked)
 
     def prepend_request(self, request: VllmRequest) -> None:

@@ -10,7 +10,7 @@ from vllm.v1.request import Request as VllmRequest
 
 from presize.core.ledger import Pool
 from presize.core.lengths import MAX_LENGTH, LengthDistribution
-from presize.core.request import Request
+from presize.core.request import Request, RequestState
 from presize.predict import Query
 
 HINT = "presize_output_tokens"
@@ -18,16 +18,22 @@ HINT = "presize_output_tokens"
 
 @dataclass(slots=True, eq=False)
 class Tracked(Request):
-    """A request of `core` beside vLLM's own. hinted: the client has said how long the answer will be."""
+    """A request of `core` beside vLLM's own. hinted: the client has said how long the answer will be.
+
+    Tokens whose drawing is under way (async scheduling) count as there.
+    """
 
     request: Any = None  # vLLM's
     query: Query | None = None
     hinted: bool = False
+    queued_output: int = 0  # output tokens when it was last queued
 
-    def sync(self) -> None:
-        """Take over the counts; tokens whose drawing is under way (async scheduling) count as there."""
+    def queued(self) -> None:
+        """It is in vLLM's queue, for the first time or again: take over its counts."""
         self.prompt_tokens = self.request.num_prompt_tokens
-        self.output_tokens = self.request.num_output_tokens + self.request.num_output_placeholders
+        self.output_tokens = self.queued_output = self.request.num_output_tokens + self.request.num_output_placeholders
+        if self.state is not RequestState.PREEMPTED:
+            self.state = RequestState.WAITING
 
 
 class VllmPool(Pool):
