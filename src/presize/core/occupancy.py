@@ -38,9 +38,9 @@ class OccupancyForecast:
     _REFRESH_SHARE, _REFRESH_MOST = 16, 16
 
     def __init__(self, block_size: int, horizon: int) -> None:
-        """``horizon``: how many steps ahead matter; no request lasts longer than the pool is large."""
-        points = int(np.searchsorted(GRID, max(horizon, 1))) + 1
-        self.steps: IntArray = GRID[:points]
+        """``horizon``: how many steps ahead matter; no request lasts longer than pool or grid are large."""
+        self.steps: IntArray = GRID[: int(np.searchsorted(GRID, max(horizon, 1))) + 1]
+        points = len(self.steps)
         self._half_block = (block_size - 1) / 2
         self._slots: dict[Request, int] = {}
         self._free: list[int] = []
