@@ -133,7 +133,7 @@ def test_an_import_that_points_down_is_not(source: str) -> None:
         ("presize", {"torch", "numba", "numpy", "transformers"}),
         ("presize.core.scheduler", {"torch", "numba", "transformers"}),
         ("presize.predict", {"torch", "numba", "transformers"}),
-        ("presize.cli.shape, presize.theory.depth_width.serving", {"torch", "numba", "transformers", "matplotlib"}),
+        ("presize.cli.shape, presize.simulate.shapes", {"torch", "numba", "transformers", "matplotlib"}),
         (
             "presize.cli.dynamics, presize.theory.scan_snap.experiments",
             {"torch", "numba", "transformers", "matplotlib"},

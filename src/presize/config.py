@@ -253,12 +253,14 @@ class ShapeOptions(Options):
     params: float | None = option(
         None, "parameters to spend, without embeddings: 12 x depth x width^2", low=1e5, high=1e14
     )
-    model: str | None = option(None, "judge a network that is there: a directory with config.json, or that file")
+    model: str | None = option(
+        None, "judge a network that is there: one that `presize simulate` knows, or a directory with config.json"
+    )
     device: str = option("A100-80G", "what it would be served by: a device of `presize simulate`, or such a JSON file")
-    context: int = option(2048, "tokens of a sequence, prompt and answer", low=1, high=2**24)
+    context: int = option(2048, "tokens of a sequence, prompt and answer", low=2, high=2**24)
     layer_us: float = option(
-        20.0, "microseconds that a layer takes in a decode step however little it computes: launches and waits",
-        low=0, high=1e5,
+        20.0, "microseconds that a layer adds to a step however little it computes, as layers wait for one another",
+        low=0, high=1000,
     )  # fmt: skip
     head_size: int | None = option(
         None, "elements of a head (default: 64, and 128 from a width of 1,536 on)", low=1, high=1024

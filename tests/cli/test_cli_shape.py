@@ -11,7 +11,7 @@ import pytest
 from presize.cli.main import main
 from presize.theory.depth_width.law import judge, optimum
 
-GPT2 = {"model_type": "gpt2", "n_layer": 12, "n_embd": 768, "n_head": 12, "vocab_size": 50257}
+GPT2 = {"model_type": "gpt2", "n_layer": 12, "n_embd": 768, "n_head": 12, "vocab_size": 50257, "n_positions": 1024}
 
 
 def test_candidates_for_a_size(capsys: Any, tmp_path: Path) -> None:
@@ -55,9 +55,10 @@ def test_the_vocabulary_of_a_model_caps_its_width(capsys: Any, tmp_path: Path) -
         (["--params", "1e8", "--model", "x"], "give either --params"),
         (["--params", "10"], "params is '10'; it must be a number from 100000"),
         (["--params", "1e8", "--device", "H1000"], "device is 'H1000'; it must be one of A100-40G"),
-        (["--params", "1e8", "--context", "0"], "context is '0'"),
+        (["--params", "1e8", "--context", "1"], "context is '1'"),
+        (["--params", "1e13", "--device", "L4"], "need more than"),
         (["--params", "1e8", "--save-plot", "x.gif"], "its name must end in .png, .svg or .pdf"),
-        (["--model", "nowhere"], "nowhere can not be read: No such file"),
+        (["--model", "nowhere"], "model is 'nowhere'; it must be one of gpt-j-6b"),
         (["--model", "x", "--head-size", "64"], "--head-size is for --params"),
     ],
 )

@@ -11,7 +11,7 @@ from curves import curves, drawn_lengths
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from presize.core.lengths import GRID, LengthDistribution
+from presize.core.lengths import GRID, MAX_LENGTH, LengthDistribution
 from presize.core.occupancy import OccupancyForecast
 from presize.core.request import Request
 
@@ -96,6 +96,12 @@ def test_far_ahead_the_forecast_looks_at_the_steps_of_the_grid(requests: list[Re
     found = forecast.first_overflow(capacity, 2.0, forecast.share(requests[-1]))
     levels = held_by_step(requests, 1, 601)
     assert found == next((float(tau) for tau in GRID if tau <= 600 and levels[tau] > capacity), math.inf)
+
+
+def test_a_pool_larger_than_the_longest_answer_looks_ahead_as_far_as_the_grid() -> None:
+    running = [request(10, LengthDistribution.exactly(50))]
+    far, near = (forecast_of(running, 16, horizon) for horizon in (2 * MAX_LENGTH, MAX_LENGTH))
+    assert far.mean.tolist() == near.mean.tolist()
 
 
 @given(st.lists(st.tuples(st.integers(1, 200), curves(), st.integers(0, 300)), min_size=1, max_size=5))

@@ -50,6 +50,31 @@ def test_gpt_j_has_other_names(tmp_path: Path) -> None:
     assert model_shape(str(write(tmp_path, config))).parameters == MODELS["gpt-j-6b"].parameters
 
 
+def test_transformers_itself_counts_the_same(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, OPTConfig
+
+    for made in (
+        GPT2Config(n_embd=32, n_layer=3, n_head=2, vocab_size=64),
+        LlamaConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+                    intermediate_size=48, vocab_size=64),
+        OPTConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, ffn_dim=80, vocab_size=64,
+                  word_embed_proj_dim=32),
+    ):  # fmt: skip
+        made.save_pretrained(tmp_path)
+        model = AutoModelForCausalLM.from_config(made)
+        weights = [p for n, p in model.named_parameters() if p.dim() == 2 and not n.endswith(_EMBEDDINGS)]
+        shape = model_shape(str(tmp_path))
+        assert shape.layers * shape.layer_parameters == sum(p.numel() for p in weights)
+
+
+_EMBEDDINGS = ("wte.weight", "wpe.weight", "embed_tokens.weight", "embed_positions.weight", "lm_head.weight")
+
+
+def test_the_text_part_of_a_model_that_also_sees(tmp_path: Path) -> None:
+    write(tmp_path, {"model_type": "llava", "text_config": CONFIG})
+    assert model_shape(str(tmp_path)).parameters == MODELS["llama-3-8b"].parameters
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from presize.cli.picture_file import check_picture, new_figure, save_figure
+from presize.simulate.shapes import Candidate
 from presize.theory.depth_width.law import (
     FITTED_DEPTHS,
     INTERCEPT,
@@ -15,22 +16,20 @@ from presize.theory.depth_width.law import (
     SLOPE,
     SLOPE_ERROR,
 )
-from presize.theory.depth_width.serving import Candidate
-from presize.theory.depth_width.shapes import Shape
 
 _BLUE, _ORANGE, _GREY = "#2b6cb0", "#dd6b20", "#6b7280"
 _DOTS = 100
 
 
-def save_plane(path: Path, found: Sequence[Candidate], own: Shape | None) -> None:
-    """Candidates (the frontier filled), and the network that was judged, if one was."""
+def save_plane(path: Path, found: Sequence[Candidate], own: tuple[int, int] | None) -> None:
+    """Candidates (the frontier filled), and depth and width of the network that was judged, if one was."""
     from matplotlib.ticker import FuncFormatter
 
     check_picture(path)
     figure = new_figure((7.5, 5.2))
     panel = figure.subplots()
-    depths = [c.shape.depth for c in found] + ([own.depth] if own else [])
-    widths = [c.shape.width for c in found] + ([own.width] if own else [])
+    depths = [c.shape.depth for c in found] + ([own[0]] if own else [])
+    widths = [c.shape.width for c in found] + ([own[1]] if own else [])
     reach = np.linspace(1.0, max(60.0, 1.15 * max(depths)), 300)
     line = INTERCEPT + SLOPE * reach
     error = np.hypot(INTERCEPT_ERROR, SLOPE_ERROR * reach)
@@ -48,7 +47,7 @@ def save_plane(path: Path, found: Sequence[Candidate], own: Shape | None) -> Non
         panel.scatter(candidate.shape.depth, candidate.shape.width, s=42, facecolors=face, edgecolors=_BLUE, zorder=3)
     panel.scatter([], [], s=42, color=_BLUE, label="candidates; filled: on the frontier")
     if own is not None:
-        panel.scatter(own.depth, own.width, s=150, marker="*", color=_ORANGE, zorder=4, label="the network judged")
+        panel.scatter(*own, s=150, marker="*", color=_ORANGE, zorder=4, label="the network judged")
     panel.text(0.03, 0.95, "too shallow: depth is worth more", transform=panel.transAxes, color=_BLUE, fontsize=9)
     panel.text(
         0.97, 0.95, "too deep: width is worth as much", ha="right", transform=panel.transAxes, color=_ORANGE, fontsize=9

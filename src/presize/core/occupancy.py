@@ -38,7 +38,7 @@ class OccupancyForecast:
     _REFRESH_SHARE, _REFRESH_MOST = 16, 16
 
     def __init__(self, block_size: int, horizon: int) -> None:
-        """``horizon``: how many steps ahead matter; no request lasts longer than the pool is large."""
+        """``horizon``: how many steps ahead matter; no request lasts longer than pool or grid are large."""
         self._horizon = max(horizon, 1)
         self.steps: IntArray = GRID[:1]  # as far ahead as any of the requests so far could last
         self._half_block = (block_size - 1) / 2
@@ -93,7 +93,7 @@ class OccupancyForecast:
 
     def _look_ahead(self, tokens: int) -> None:
         """See so many steps ahead, if it was less: all is zero between the old end and the new one."""
-        points = int(np.searchsorted(GRID, min(tokens, self._horizon))) + 1
+        points = min(int(np.searchsorted(GRID, min(tokens, self._horizon))) + 1, GRID.size)
         if (more := points - self.steps.size) > 0:
             self.steps = GRID[:points]
             self._survival, self._spread = (

@@ -84,15 +84,15 @@ MODELS: dict[str, ModelShape] = {
         _shape("SmolLM2-135M-Instruct", (30, 576, 9, 3, 64, 1536, 3, 49152, 8192), tied=True),
     )
 }
-# field -> names in config.json (Llama's and most others'; GPT-J's; GPT-2's), and the most that is believed
+# field -> names in config.json (Llama's and most others' first), and the most that is believed
 _NAMES: dict[str, tuple[tuple[str, ...], int]] = {
-    "layers": (("num_hidden_layers", "n_layer"), 4096),
-    "hidden": (("hidden_size", "n_embd"), 2**20),
-    "heads": (("num_attention_heads", "n_head"), 2**16),
+    "layers": (("num_hidden_layers", "n_layer", "num_layers", "n_layers"), 4096),
+    "hidden": (("hidden_size", "n_embd", "d_model"), 2**20),
+    "heads": (("num_attention_heads", "n_head", "num_heads", "n_heads"), 2**16),
     "vocabulary": (("vocab_size",), 2**24),
-    "max_positions": (("max_position_embeddings", "n_positions"), 2**24),
+    "max_positions": (("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"), 2**24),
 }
-_GATED = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "phi3")
+_UNGATED = ("gpt", "bert", "opt", "bloom", "falcon", "phi", "mpt", "codegen")  # what such model types begin with
 
 
 def model_shape(name: str) -> ModelShape:
@@ -110,6 +110,8 @@ def model_shape(name: str) -> ModelShape:
         config = orjson.loads(path.read_bytes())
     except (OSError, orjson.JSONDecodeError) as error:
         raise ModelError(f"can not read {path}: {error}") from error
+    if isinstance(config, dict) and isinstance(config.get("text_config"), dict):  # of models that also see or hear
+        config = config["text_config"]
     if not isinstance(config, dict):
         raise ModelError(f"{path} is not a JSON object")
     return _from_config(config, path)
@@ -126,8 +128,8 @@ def _from_config(config: Mapping[str, Any], path: Path) -> ModelShape:
         heads=heads,
         kv_heads=_size(config, ("num_key_value_heads",), heads, path, heads),
         head_size=_size(config, ("head_dim",), 2**16, path, max(hidden // heads, 1)),
-        intermediate=_size(config, ("intermediate_size", "n_inner", "ffn_dim"), 2**22, path, 4 * hidden),
-        mlp_matrices=3 if kind in _GATED else 2,
+        intermediate=_size(config, ("intermediate_size", "n_inner", "ffn_dim", "d_ff"), 2**22, path, 4 * hidden),
+        mlp_matrices=2 if kind.startswith(_UNGATED) and not kind.startswith("phi3") else 3,
         vocabulary=sizes["vocabulary"],
         max_positions=sizes["max_positions"],
         tied=bool(config.get("tie_word_embeddings", False)),

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from presize.errors import ConfigError, check_range
 from presize.theory.depth_width.network import check_shape
-from presize.theory.depth_width.shapes import Shape, default_head_size
+from presize.theory.depth_width.shapes import Shape, default_head_size, law_parameters
 
 INTERCEPT, INTERCEPT_ERROR = 5.039, 0.030
 SLOPE, SLOPE_ERROR = 5.55e-2, 1.3e-3
@@ -116,7 +116,7 @@ def shape_of(parameters: float, depth: int, head_size: int | None = None) -> Sha
     check_range("head_size", size, 1, 1024)
     even = _EVEN if width / size >= _MANY else 1
     heads = max(round(width / size / even), 1) * even
-    return Shape.classic(depth, heads * size, heads)
+    return Shape(depth, heads * size, heads)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +136,7 @@ class Judgement:
 def judge(depth: int, width: int, embedding_rank: int | None = None) -> Judgement:
     """Too deep, balanced or too shallow, for its size; balanced is within two errors of the law or `BALANCED`."""
     check_shape(depth, width)
-    parameters = 12 * depth * width**2
+    parameters = law_parameters(depth, width)
     if not LEAST_PARAMETERS <= parameters <= MOST_PARAMETERS:
         raise ConfigError(
             f"depth {depth} and width {width} make {parameters:.3g} parameters; the law can be asked about "
