@@ -131,7 +131,7 @@ _SHAPES: dict[str, tuple[int | str, ...]] = {
     "decode": ("h", "K"),
     "decode_bias": ("K",),
 }
-_HALF = ("tokens", "pairs")  # the tables, nearly all of the bytes: stored in half precision
+_HALF = ("tokens", "pairs", "hidden", "decode")  # nearly all of the bytes: stored in half precision
 
 
 def _together(sizes: IntArray) -> list[IntArray]:
