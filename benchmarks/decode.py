@@ -94,7 +94,7 @@ def run(command: list[str]) -> dict[str, Any]:
     if result.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{result.stderr[-2000:]}")
     line = next(line for line in reversed(result.stdout.splitlines()) if line.startswith("{"))
-    return json.loads(line)  # type: ignore[no-any-return]
+    return dict(json.loads(line))
 
 
 def measure_floors() -> dict[str, float]:

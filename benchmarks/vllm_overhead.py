@@ -73,7 +73,7 @@ def measured(presize: dict[str, Any] | None, waiting: int, seed: int) -> dict[st
         running.append(len(scheduler.running))
         return made
 
-    scheduler.schedule = timed  # type: ignore[method-assign]
+    scheduler.schedule = timed
     ours = 0.0
     for step in range(WARM_UP + STEPS):
         if step == WARM_UP and presize is not None:

@@ -1,9 +1,13 @@
-"""One hypothesis profile for the whole suite; `HYPOTHESIS_PROFILE=thorough` searches for longer."""
+"""What all tests share: a server, and a hypothesis profile; `HYPOTHESIS_PROFILE=thorough` searches for longer."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 # no deadline: the machine is shared, and a slow example is not a wrong one
@@ -12,3 +16,24 @@ settings.register_profile("presize", _COMMON, max_examples=20)
 settings.register_profile("ci", _COMMON, max_examples=20, derandomize=True)
 settings.register_profile("thorough", _COMMON, max_examples=1000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "presize"))
+
+if TYPE_CHECKING:
+    from serving import Server
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model of 512 tokens' context; it seldom ends an answer, and its template refuses system prompts."""
+    import tiny  # torch, which many tests do without
+
+    return tiny.save(tiny.make_model("llama"), tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def server(tiny_model: Path) -> Iterator[Server]:
+    """A server on it, with no special flags."""
+    from serving import Server
+
+    made = Server(tiny_model, "--served-model-name", "tiny")
+    yield made
+    assert made.stop() == 0

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import pytest
+from driver import Job, Run, World, worlds
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -18,9 +17,6 @@ from presize.core.lengths import GRID, MAX_LENGTH, LengthDistribution
 from presize.core.scheduler import Scheduler
 from presize.predict.calibration import Calibration
 from presize.predict.hazard import hazards_of, survival_of
-
-sys.path.append(str(Path(__file__).parent / "core"))
-from driver import Job, Run, World, worlds
 
 FEW = settings(max_examples=max(settings().max_examples // 2, 1))
 POLICIES, ORDERS = ("payback", "watermark", "s3"), ("fcfs", "gittins")

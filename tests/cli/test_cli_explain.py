@@ -212,9 +212,10 @@ FOUND = Explanation(CURVE, (Word("up", "", 0.5, 9.0), Word("down", "\n\n", 0.3, 
 
 
 def on(found: Explanation, **options: Any) -> str:
-    console = Console(file=io.StringIO(), force_terminal=True, color_system="truecolor", width=80, **options)
+    shown = io.StringIO()
+    console = Console(file=shown, force_terminal=True, color_system="truecolor", width=80, **options)
     show(console, found)
-    return str(console.file.getvalue())  # type: ignore[attr-defined]
+    return shown.getvalue()
 
 
 def test_on_a_terminal_orange_is_longer_and_blue_is_shorter() -> None:

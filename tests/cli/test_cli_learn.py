@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 from safetensors.numpy import load_file, save_file
 
 from presize.cli.main import main
 from presize.predict.base import Query
 from presize.predict.learned import Learned
-
-sys.path.append(str(Path(__file__).parents[1] / "engine"))
-import tiny
 
 FIGURES = [
     "n", "kendall_tau", "mae", "median_absolute_error", "log_r2", "crps", "pinball", "coverage_50", "coverage_90",

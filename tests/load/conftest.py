@@ -1,22 +1,15 @@
-"""Where the helpers are, and an environment without Presize's variables."""
+"""A server that answers as it is told, and an environment without Presize's variables."""
 
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "engine"))  # for `tiny`
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "server"))  # for `serving`
-
-import tiny
 from fake import Answer, Fake
-from serving import Server
 
 from presize.cli.main import main
 
@@ -40,20 +33,6 @@ def fake() -> Iterator[Callable[[Answer], Fake]]:
     yield start
     for server in made:
         server.close()
-
-
-@pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random model of 512 tokens' context; its template refuses system prompts."""
-    return tiny.save(tiny.make_model("llama"), tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture(scope="session")
-def tiny_server(tiny_model: Path) -> Iterator[Server]:
-    """A real server on it."""
-    made = Server(tiny_model, "--served-model-name", "tiny")
-    yield made
-    assert made.stop() == 0
 
 
 @pytest.fixture

@@ -46,11 +46,11 @@ class Change:
         return self._look(self._server)[name] - self._before[name]
 
 
-def test_the_counts_are_the_servers(tiny_server: Server, bench: Bench, write: Write) -> None:
+def test_the_counts_are_the_servers(server: Server, bench: Bench, write: Write) -> None:
     rows = [{"prompt": f"number {i}", "max_tokens": 1 + i % 7} for i in range(30)]
-    change = Change(tiny_server)
+    change = Change(server)
     status, found, error = bench(
-        tiny_server.url, "--dataset-path", write("x.jsonl", *rows), "--warmups", 0, "--max-concurrency", 4
+        server.url, "--dataset-path", write("x.jsonl", *rows), "--warmups", 0, "--max-concurrency", 4
     )
     assert status == 0
     assert (found["num_prompts"], found["completed"], found["failed"], found["model_id"]) == (30, 30, 0, "tiny")
@@ -62,13 +62,11 @@ def test_the_counts_are_the_servers(tiny_server: Server, bench: Bench, write: Wr
     assert "num_prompts is 1,000; usable rows, each of which is sent once: 30" in error
 
 
-def test_made_up_prompts_have_the_lengths_that_were_asked_for(
-    tiny_server: Server, bench: Bench, tmp_path: Path
-) -> None:
+def test_made_up_prompts_have_the_lengths_that_were_asked_for(server: Server, bench: Bench, tmp_path: Path) -> None:
     path = tmp_path / "result.json"
-    change = Change(tiny_server)
+    change = Change(server)
     status, found, _ = bench(
-        tiny_server.url, "--num-prompts", 20, "--input-len", 120, "--output-len", 10, "--random-range-ratio", 0.5,
+        server.url, "--num-prompts", 20, "--input-len", 120, "--output-len", 10, "--random-range-ratio", 0.5,
         "--save-result", path, "--save-detailed", "--warmups", 2, "--slo-e2el-ms", 1e6,
     )  # fmt: skip
     assert status == 0
@@ -92,21 +90,21 @@ def test_made_up_prompts_have_the_lengths_that_were_asked_for(
     assert saved["client"]["versions"]["presize"]
 
 
-def test_a_trace_is_replayed(tiny_server: Server, bench: Bench, write: Write) -> None:
+def test_a_trace_is_replayed(server: Server, bench: Bench, write: Write) -> None:
     rows = ["TIMESTAMP,ContextTokens,GeneratedTokens"]
     rows += [f"2024-01-01 00:00:{i:02},{50 + i},{5 + i}" for i in range(10)]
-    status, found, _ = bench(tiny_server.url, "--dataset-path", write("x.csv", *rows), "--time-scale", 0.01)
+    status, found, _ = bench(server.url, "--dataset-path", write("x.csv", *rows), "--time-scale", 0.01)
     assert status == 0
     assert found["total_output_tokens"] == sum(5 + i for i in range(10))
     assert found["offered_request_rate"] == pytest.approx(100)
     assert found["mean_client_queue_time_ms"] >= 0
 
 
-def test_sharegpt_and_the_other_endpoint(tiny_server: Server, bench: Bench, write: Write) -> None:
+def test_sharegpt_and_the_other_endpoint(server: Server, bench: Bench, write: Write) -> None:
     talks = [{"conversations": [{"from": "human", "value": f"say {i}"}]} for i in range(6)]
-    change = Change(tiny_server)
+    change = Change(server)
     status, found, error = bench(
-        tiny_server.url + "/v1", "--dataset-path", write("x.json", [*talks, {}]), "--endpoint", "completions",
+        server.url + "/v1", "--dataset-path", write("x.json", [*talks, {}]), "--endpoint", "completions",
         "--output-len", 4, "--request-rate", 1000, "--burstiness", 0.5, "--num-prompts", 5, "--warmups", 0,
     )  # fmt: skip
     assert (status, found["completed"], found["backend"]) == (0, 5, "openai")
@@ -115,13 +113,11 @@ def test_sharegpt_and_the_other_endpoint(tiny_server: Server, bench: Bench, writ
     assert "1 of 7 rows can not be used" in error
 
 
-def test_a_request_that_the_server_refuses_is_a_failure_of_its_own(
-    tiny_server: Server, bench: Bench, write: Write
-) -> None:
-    change = Change(tiny_server)
+def test_a_request_that_the_server_refuses_is_a_failure_of_its_own(server: Server, bench: Bench, write: Write) -> None:
+    change = Change(server)
     rows = [{"prompt": "short"}, {"prompt": "long " * 600}, {"messages": [{"role": "system", "content": "be brief"}]}]
     status, found, error = bench(
-        tiny_server.url, "--dataset-path", write("x.jsonl", *rows), "--output-len", 3, "--warmups", 0
+        server.url, "--dataset-path", write("x.jsonl", *rows), "--output-len", 3, "--warmups", 0
     )
     assert status == 1
     assert (found["completed"], found["failed"], found["rejected"]) == (1, 2, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -57,9 +58,9 @@ def serve(online: Online, count: int, median: float, seed: int = 0, tenant: str 
         online.observe(query, length, censored=False)
 
 
-def opened(directory: Path, base: Path, **changes: object) -> Online:
+def opened(directory: Path, base: Path, **changes: Any) -> Online:
     """Without a thread: nothing is done until `learner.turn`."""
-    return Online(directory, base, SchedulerOptions(), background=False, **changes)  # type: ignore[arg-type]
+    return Online(directory, base, SchedulerOptions(), background=False, **changes)
 
 
 def finish(online: Online) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -210,7 +211,7 @@ def test_what_waits_is_forecast_by_the_first_and_what_runs_by_the_probe() -> Non
 
 def test_a_predictor_that_needs_no_states_refines_nothing() -> None:
     class Plain(Predictor):
-        def predict(self, queries):  # type: ignore[no-untyped-def]
+        def predict(self, queries: Sequence[Query]) -> list[LengthDistribution]:
             return [LengthDistribution.exactly(5) for _ in queries]
 
     guarded = Guarded(Plain(SchedulerOptions()), SchedulerOptions())

@@ -1,25 +1,16 @@
-"""Servers that the tests share."""
+"""Servers that tests start with flags of their own."""
 
 from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "engine"))  # for `tiny`
-
-import tiny
+from limited import KEY, Limited
 from serving import Server
-
-
-@pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random model of 512 tokens' context; it never says its end by itself for long."""
-    return tiny.save(tiny.make_model("llama"), tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="session")
@@ -30,14 +21,6 @@ def patient_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) ->
     config = json.loads((directory / "config.json").read_text())
     (directory / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 16_384}))
     return directory
-
-
-@pytest.fixture(scope="session")
-def server(tiny_model: Path) -> Iterator[Server]:
-    """A server with no special flags."""
-    made = Server(tiny_model, "--served-model-name", "tiny")
-    yield made
-    assert made.stop() == 0
 
 
 @pytest.fixture
@@ -52,3 +35,46 @@ def serve(patient_model: Path) -> Iterator[Callable[..., Server]]:
     yield start
     for one in made:
         one.stop()
+
+
+@contextmanager
+def limited(model: Path, *flags: str, key: str | None = None) -> Iterator[Limited]:
+    made = Limited(model, *flags, key=key)
+    try:
+        yield made
+    finally:
+        status = made.stop()
+    assert status == 0, "\n".join(made.log)
+
+
+@pytest.fixture(scope="session")
+def usual(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Limited]:
+    """Every limit at its default; with keys."""
+    keys = tmp_path_factory.mktemp("keys") / "keys"
+    keys.write_text(f"# of the tests\n{KEY}\nsk-other\n")
+    with limited(tiny_model, "--api-key-file", str(keys), key=KEY) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def narrow(tiny_model: Path) -> Iterator[Limited]:
+    """Small limits on how much is taken on; two sequences at a time make others wait."""
+    flags = ("--max-num-seqs", "2", "--max-num-batched-tokens", "64", "--max-queued-requests", "128")
+    with limited(tiny_model, *flags, "--max-queued-tokens", "1000", "--max-connections", "5") as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def hasty(tiny_model: Path) -> Iterator[Limited]:
+    """Little time for a request."""
+    flags = ("--max-num-seqs", "2", "--max-num-batched-tokens", "64", "--request-timeout", "1.5")
+    with limited(tiny_model, *flags) as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def _sound(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After every test of a limit."""
+    yield
+    for name in {"usual", "narrow", "hasty"} & set(request.fixturenames):
+        request.getfixturevalue(name).check_sound()

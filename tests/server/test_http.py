@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 import uvicorn
+import uvloop
 from uvicorn.server import ServerState
 
+from presize.config import ServeOptions
 from presize.server import http
 from presize.server.http import HttpProtocol
+from presize.server.run import _socket
 
 LIMIT = 2048
 HEAD = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -59,6 +63,24 @@ def answer_to(pieces: Iterable[bytes]) -> bytes:
                 return b"reset"
 
     return asyncio.run(talk())
+
+
+def test_small_writes_of_the_server_do_not_wait_for_each_other() -> None:
+    """Nagle's algorithm is off on what uvloop accepts; asyncio would leave it on."""
+
+    async def talk() -> int:
+        accepted = asyncio.get_running_loop().create_future()
+        protocol = asyncio.Protocol()
+        protocol.connection_made = accepted.set_result
+        with _socket(ServeOptions(port=0)) as listener:
+            server = await asyncio.get_running_loop().create_server(lambda: protocol, sock=listener)
+            _, writer = await asyncio.open_connection(*listener.getsockname())
+            connection = (await accepted).get_extra_info("socket")
+            writer.close()
+            server.close()
+            return int(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+
+    assert uvloop.run(talk()) != 0
 
 
 def endless(start: bytes, piece: bytes) -> Iterable[bytes]:

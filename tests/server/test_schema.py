@@ -1,4 +1,4 @@
-"""Schemathesis on the OpenAPI document, with valid and with invalid data: no 5xx, no hang, errors in the envelope."""
+"""Schemathesis on the OpenAPI document, with valid and with invalid data: no 5xx, no hang, all as documented."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis import GenerationMode
+from schemathesis.specs.openapi import checks
 from serving import Server
 
+from presize.server import replies
+
+AS_DOCUMENTED = (checks.status_code_conformance, checks.content_type_conformance, checks.response_schema_conformance)
 POSITIVE, NEGATIVE = GenerationMode.POSITIVE, GenerationMode.NEGATIVE
 
 
@@ -40,8 +44,7 @@ def statuses_of(operation: Any, mode: GenerationMode, url: str) -> set[int]:
         seen.add(response.status_code)
         assert response.status_code < 500, response.text
         assert response.status_code != 422
-        if response.status_code >= 400:
-            assert set(response.json()["error"]) == {"message", "type", "param", "code"}
+        case.validate_response(response, checks=AS_DOCUMENTED)
 
     run()
     return seen
@@ -59,3 +62,24 @@ def test_no_request_breaks_the_server(brief: Server, mode: GenerationMode) -> No
         assert all(400 in seen for seen in statuses.values()), statuses
     assert brief.get("/health").json() == {"status": "ok"}
     brief.until(lambda: brief.metric("presize_kv_cache_usage_perc") == 0)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "reply"),
+    [
+        ("chat/completions", {"messages": [{"role": "user", "content": "the"}], "top_logprobs": 2}, replies.ChatReply),
+        ("completions", {"prompt": ["the", "cat"]}, replies.TextReply),
+    ],
+)
+def test_an_answer_with_all_there_is_to_it_is_as_documented(
+    server: Server, path: str, body: dict[str, Any], reply: type[replies.Completion]
+) -> None:
+    logprobs = True if "top_logprobs" in body else 2
+    asked = {"n": 2, "max_tokens": 3, "return_forecast": True, "logprobs": logprobs, "stop_token_ids": [7], **body}
+    answer = reply.model_validate_json(server.post(f"/v1/{path}", asked).content, strict=True)
+    assert answer.presize is not None
+    assert all(choice.logprobs is not None for choice in answer.choices)
+    plain = reply.model_validate_json(
+        server.post(f"/v1/{path}", {**body, "max_tokens": 1, "top_logprobs": None}).content
+    )
+    assert plain.presize is None

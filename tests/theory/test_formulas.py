@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -206,6 +208,6 @@ def test_no_overlap_no_competition() -> None:
         (lambda: formulas.snapped(np.ones(2), 0.5), r"chi is 0.5; it must be in \[1, "),
     ],
 )
-def test_bad_arguments_are_one_sentence(call: object, words: str) -> None:
+def test_bad_arguments_are_one_sentence(call: Callable[[], object], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        call()  # type: ignore[operator]
+        call()

@@ -201,7 +201,7 @@ def test_what_is_wrong_is_one_sentence(tmp_path: Path) -> None:
         ({"every": 0}, "every is 0"), ({"queries": 0}, "queries is 0"), ({"weights": ["x"]}, "no such module"),
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=words):
-            AttentionProbe(net, **values)  # type: ignore[arg-type]
+            AttentionProbe(net, **values)
     with AttentionProbe(net) as probe, pytest.raises(ConfigError, match="known: none yet"):
         probe.scanning_ended("x")
 

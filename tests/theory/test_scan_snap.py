@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -270,6 +271,6 @@ def test_a_trace_is_seen_as_often_as_asked() -> None:
         (lambda: OneLayer(1, 4), "tokens is 1"),
     ],
 )  # fmt: skip
-def test_bad_arguments_are_one_sentence(call: object, words: str) -> None:
+def test_bad_arguments_are_one_sentence(call: Callable[[], object], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        call()  # type: ignore[operator]
+        call()

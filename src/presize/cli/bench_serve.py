@@ -62,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
     options = build(LoadOptions, values)
     if options.save_result is not None:
         check_writable(options.save_result)
+    import uvloop
     from rich.console import Console
 
     from presize.cli.progress import Progress
@@ -74,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     with Progress(console) as progress:
         for note in work.notes:
             progress.say(note)
-        model, result = asyncio.run(_load(options, work, progress, caught))
+        model, result = uvloop.run(_load(options, work, progress, caught))
     status = _report(console, options, work, model, result)
     return 128 + caught[0] if caught else status
 

@@ -93,7 +93,7 @@ class Engine:
 
     def add_chat(self, request_id: str, messages: SequenceOf[dict[str, str]], params: SamplingParams) -> None:
         """Queue a conversation, put into the model's chat template."""
-        ids = self.tokenizer.encode_chat(messages)
+        ids = self.tokenizer.encode_chat(messages, most=self.runner.max_model_len - 1)
         self.add_tokens(request_id, ids, params, system=messages[0]["role"] == "system")
 
     def add_tokens(

@@ -88,7 +88,7 @@ class Intake:
         if isinstance(prompt, str):
             if not prompt:
                 raise InvalidRequestError("prompt is empty; it must hold at least one token")
-            return prompt, self._tokenizer.encode(prompt)
+            return prompt, self._tokenizer.encode(prompt, most=self._max_model_len - 1)
         for token in prompt:
             if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < self._vocab_size:
                 raise InvalidRequestError(f"prompt holds {token!r}; token ids go from 0 to {self._vocab_size - 1}")

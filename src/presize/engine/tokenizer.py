@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from presize.errors import InvalidRequestError, ModelError, first_line
+from presize.errors import CapacityError, InvalidRequestError, ModelError, first_line
 
 MAX_PROMPT_CHARACTERS = 2**24
 
@@ -25,14 +27,20 @@ class Tokenizer:
         if not self._inner.is_fast:
             raise ModelError(f"{directory} has no tokenizer.json; only fast tokenizers are supported")
 
-    def encode(self, text: str, *, special: bool = True) -> list[int]:
-        """Token ids of a prompt, with the ``special`` tokens that the model puts in front."""
+    def encode(self, text: str, *, special: bool = True, most: int | None = None) -> list[int]:
+        """Token ids of a prompt, with the ``special`` tokens that the model puts in front.
+
+        CapacityError, before they are made, if they are certain to be more than ``most``; else there may be more.
+        """
         if len(text) > MAX_PROMPT_CHARACTERS:
             raise InvalidRequestError(f"prompt has {len(text)} characters; at most {MAX_PROMPT_CHARACTERS} are allowed")
-        return self._ids(text, special=special)
+        return self._ids(text, special=special, most=most)
 
-    def encode_chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
-        """Token ids of a conversation, by the model's chat template, ready for the assistant's answer."""
+    def encode_chat(self, messages: Sequence[dict[str, str]], *, most: int | None = None) -> list[int]:
+        """Token ids of a conversation, by the model's chat template, ready for the assistant's answer.
+
+        most: as for `encode`.
+        """
         from jinja2 import TemplateError
 
         if self._inner.chat_template is None:
@@ -43,13 +51,25 @@ class Tokenizer:
             raise InvalidRequestError(f"the chat template refuses these messages: {error}") from error
         if len(text) > MAX_PROMPT_CHARACTERS:
             raise InvalidRequestError(f"messages have {len(text)} characters; at most {MAX_PROMPT_CHARACTERS}")
-        return self._ids(text, special=False)
+        return self._ids(text, special=False, most=most)
 
-    def _ids(self, text: str, *, special: bool) -> list[int]:
+    def _ids(self, text: str, *, special: bool, most: int | None) -> list[int]:
         try:
+            if most is not None and (size := len(text.encode())) > most and self._longest_token:
+                least = -(-size // self._longest_token)
+                if least > most:
+                    raise CapacityError(
+                        f"prompt has {size} bytes, which are {least} tokens at least; with at least one of answer it "
+                        f"must fit {most + 1}"
+                    )
             return list(self._inner(text, add_special_tokens=special)["input_ids"])
         except (UnicodeEncodeError, TypeError) as error:
             raise InvalidRequestError("prompt holds half of a surrogate pair; it is not valid text") from error
+
+    @cached_property
+    def _longest_token(self) -> int:
+        """Bytes of the longest token; 0 if a text can be fewer tokens than it has times so many bytes."""
+        return longest_token(json.loads(self.content()))
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of tokens, special ones left out."""
@@ -71,6 +91,36 @@ class Tokenizer:
     def stream(self, stops: Sequence[str]) -> TextStream:
         """A stream that looks for stop strings."""
         return TextStream(self._inner.backend_tokenizer, stops)
+
+
+def longest_token(content: dict[str, Any]) -> int:
+    """Bytes of the longest token of a `tokenizer.json`; 0 unless every byte of a text is certain to be in a token.
+
+    That is so in byte-level BPE without a normalizer: nothing is made shorter first, nothing between two tokens is
+    dropped, and no byte is unknown. Llama 3 and SmolLM2 have such a one, Qwen's normalizes.
+    """
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    model, before = content["model"], content["pre_tokenizer"] or {"type": None}
+    steps = before["pretokenizers"] if before["type"] == "Sequence" else [before]
+    whole = (
+        model["type"] == "BPE"
+        and not model["continuing_subword_prefix"]
+        and not model["end_of_word_suffix"]
+        and content["normalizer"] is None
+        and content["truncation"] is None
+        and steps[-1]["type"] == "ByteLevel"
+        and all(
+            step["type"] in ("ByteLevel", "Digits") or (step["type"] == "Split" and step["behavior"] != "Removed")
+            for step in steps
+        )
+        and set(ByteLevel.alphabet()) <= set(model["vocab"])
+        and not any(token["lstrip"] or token["rstrip"] for token in content["added_tokens"])  # they take spaces in
+    )
+    if not whole:
+        return 0
+    added = {token["content"]: len(token["content"].encode()) for token in content["added_tokens"]}
+    return max(added.get(token, len(token)) for token in [*model["vocab"], *added])  # a character stands for a byte
 
 
 class TextStream:

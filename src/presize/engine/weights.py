@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -30,7 +31,7 @@ class Checkpoint:
         from safetensors import SafetensorError, safe_open
 
         self._dtype, self._compute_dtype, self._device = dtype, compute_dtype, device
-        self._files: dict[str, object] = {}
+        self._files: dict[str, Any] = {}
         try:
             for name in _file_names(directory):
                 handle = safe_open(directory / name, framework="pt")
@@ -45,11 +46,11 @@ class Checkpoint:
         """
         if name not in self._files:
             raise ModelError(f"the weights have no tensor {name!r}; the files do not fit config.json")
-        tensor = self._files[name].get_tensor(name)  # type: ignore[attr-defined]
+        tensor: torch.Tensor = self._files[name].get_tensor(name)
         if tuple(tensor.shape) != shape:
             raise ModelError(f"tensor {name!r} is {tuple(tensor.shape)}; config.json asks for {shape}")
         # else a copy in any case: the file's pages shall not stay mapped
-        return tensor.to(self._dtype).to(self._device, self._compute_dtype, copy=not mapped)  # type: ignore[no-any-return]
+        return tensor.to(self._dtype).to(self._device, self._compute_dtype, copy=not mapped)
 
 
 def _file_names(directory: Path) -> list[str]:

@@ -10,7 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import FileResponse, Response
+from starlette.responses import FileResponse, PlainTextResponse, Response
 
 from presize.errors import PresizeError
 from presize.server.errors import ApiError
@@ -18,13 +18,26 @@ from presize.server.generation import chat, completion
 from presize.server.guards import PAGE_PATHS, Keys, Limits, RequestIds
 from presize.server.live import live
 from presize.server.protocol import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
-from presize.server.service import Service
+from presize.server.replies import (
+    ChatReply,
+    DetokenizeReply,
+    ErrorReply,
+    Health,
+    ModelCard,
+    ModelList,
+    Picture,
+    TextReply,
+    TokenizeReply,
+    Version,
+    documented,
+)
+from presize.server.service import Conversation, Service
 from presize.server.stream import refusal, reply
 from presize.version import __version__
 
 _STATIC = Path(__file__).parent / "static"
 _ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"description": text}
+    status: {"description": text, "model": ErrorReply}
     for status, text in {
         400: "the request can not be served as it is", 401: "no valid key", 404: "no such model or path",
         413: "the body is too large", 429: "too much is waiting; see Retry-After", 431: "the head is too large",
@@ -33,9 +46,21 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+class _App(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        """Without FastAPI's own answer to what is not valid: it gets 400 here, as `_invalid` has it."""
+        document = super().openapi()
+        for path in document["paths"].values():
+            for operation in path.values():
+                operation["responses"].pop("422", None)
+        for name in ("HTTPValidationError", "ValidationError"):
+            document["components"]["schemas"].pop(name, None)
+        return document
+
+
 def make_app(service: Service, keys: list[str]) -> Any:
     """The application, with everything that a request passes first."""
-    app = FastAPI(title="Presize", version=__version__, docs_url=None, redoc_url=None, responses=_ERRORS)
+    app = _App(title="Presize", version=__version__, docs_url=None, redoc_url=None, responses=_ERRORS)
     _add_generation(app, service)
     _add_models(app, service)
     _add_seeing(app, service)
@@ -44,7 +69,6 @@ def make_app(service: Service, keys: list[str]) -> Any:
     app.add_exception_handler(Exception, _bug)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http_error)
-    app.openapi = _described(app)  # type: ignore[method-assign]
     options = service.options
     guarded: Any = Keys(app, keys)
     guarded = Limits(guarded, options.max_connections, options.max_body_bytes, options.max_header_bytes)
@@ -57,27 +81,27 @@ def make_app(service: Service, keys: list[str]) -> Any:
 
 
 def _add_generation(app: FastAPI, service: Service) -> None:
-    @app.post("/v1/chat/completions", tags=["generate"])
+    @app.post("/v1/chat/completions", tags=["generate"], responses=documented(ChatReply, streams=True))
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
         """An answer to a conversation."""
         return chat(service, body, request.scope)
 
-    @app.post("/v1/completions", tags=["generate"])
+    @app.post("/v1/completions", tags=["generate"], responses=documented(TextReply, streams=True))
     async def completions(body: CompletionRequest, request: Request) -> Response:
         """Texts that go on from prompts."""
         return completion(service, body, request.scope)
 
-    @app.post("/tokenize", tags=["tokens"])
+    @app.post("/tokenize", tags=["tokens"], responses=documented(TokenizeReply))
     async def tokenize(body: TokenizeRequest) -> Response:
         """Token ids of a text, or of a conversation in the chat template."""
         service.check_model(body.model)
         if body.messages is not None:
-            ids = await service.tokenize([message.plain() for message in body.messages])
+            ids = await service.tokenize(Conversation([message.plain() for message in body.messages]))
         else:
             ids = await service.tokenize(body.prompt or "", special=body.add_special_tokens)
         return reply({"count": len(ids), "max_model_len": service.engine.runner.max_model_len, "tokens": ids})
 
-    @app.post("/detokenize", tags=["tokens"])
+    @app.post("/detokenize", tags=["tokens"], responses=documented(DetokenizeReply))
     async def detokenize(body: DetokenizeRequest) -> Response:
         """The text of token ids."""
         service.check_model(body.model)
@@ -93,12 +117,12 @@ def _add_models(app: FastAPI, service: Service) -> None:
             "max_model_len": longest,
         }  # fmt: skip
 
-    @app.get("/v1/models", tags=["models"])
+    @app.get("/v1/models", tags=["models"], responses=documented(ModelList))
     async def models() -> Response:
         """The one model there is."""
         return reply({"object": "list", "data": [card()]})
 
-    @app.get("/v1/models/{model_id:path}", tags=["models"])
+    @app.get("/v1/models/{model_id:path}", tags=["models"], responses=documented(ModelCard))
     async def model(model_id: str) -> Response:
         """The model of this name."""
         service.check_model(model_id)
@@ -107,24 +131,24 @@ def _add_models(app: FastAPI, service: Service) -> None:
 
 def _add_seeing(app: FastAPI, service: Service) -> None:
     @app.head("/health", include_in_schema=False)
-    @app.get("/health", tags=["operate"])
+    @app.get("/health", tags=["operate"], responses={status: {"model": Health} for status in (200, 503)})
     async def health() -> Response:
         """200 if requests are served, else 503 and why not."""
         trouble = service.trouble()
         return reply({"status": trouble or "ok"}, 503 if trouble else 200)
 
-    @app.get("/metrics", tags=["operate"])
+    @app.get("/metrics", tags=["operate"], response_class=PlainTextResponse)
     async def metrics() -> Response:
         """Prometheus metrics."""
         await service.look()
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    @app.get("/version", tags=["operate"])
+    @app.get("/version", tags=["operate"], responses=documented(Version))
     async def version() -> Response:
         """The version of Presize."""
         return reply({"version": __version__})
 
-    @app.get("/live", tags=["operate"])
+    @app.get("/live", tags=["operate"], responses=documented(Picture))
     async def live_picture() -> Response:
         """What the page at / draws."""
         return reply(await live(service))
@@ -140,19 +164,6 @@ def _file(name: str) -> Callable[[], Any]:
         return FileResponse(_STATIC / name, headers=headers)
 
     return send
-
-
-def _described(app: FastAPI) -> Callable[[], dict[str, Any]]:
-    original = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        document = original()
-        for path in document["paths"].values():
-            for operation in path.values():
-                operation["responses"].pop("422", None)  # a request that is not valid gets 400
-        return document
-
-    return openapi
 
 
 async def _api_error(request: Request, error: Exception) -> Response:

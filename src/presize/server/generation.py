@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 from starlette.responses import Response
@@ -12,13 +12,14 @@ from presize.engine.outputs import RequestMetrics, RequestOutput
 from presize.server.answers import Answer, ChatAnswer, TextAnswer, usage
 from presize.server.guards import REQUEST_ID, TENANT
 from presize.server.protocol import ChatRequest, CompletionRequest, Generation
-from presize.server.service import Job, Prompt, Service, new_id
+from presize.server.service import Conversation, Job, Prompt, Service, new_id
 from presize.server.stream import EventStream, Whole, event
 
 
 def chat(service: Service, body: ChatRequest, scope: Scope) -> Response:
     """/v1/chat/completions."""
-    return _respond(service, body, [[m.plain() for m in body.messages]], "chatcmpl", ChatAnswer, scope)
+    conversation = Conversation([message.plain() for message in body.messages])
+    return _respond(service, body, [conversation], "chatcmpl", ChatAnswer, scope)
 
 
 def completion(service: Service, body: CompletionRequest, scope: Scope) -> Response:
@@ -54,7 +55,7 @@ async def _whole(service: Service, job: Job, answer: Answer) -> Any:
         return answer.whole([found[place] for place in range(len(job.prompts))])
 
 
-async def _frames(service: Service, job: Job, answer: Answer, body: Generation) -> AsyncIterator[list[bytes]]:
+async def _frames(service: Service, job: Job, answer: Answer, body: Generation) -> AsyncGenerator[list[bytes], None]:
     """Frames as they come; every one with the counts so far, or one more with them in the end, if that is wanted."""
     options = body.stream_options
     counts = [0, 0]

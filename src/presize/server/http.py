@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
@@ -23,7 +24,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._idle_bytes = 0
         self._progressed = False
         self._timer: asyncio.TimerHandle | None = None
-        super().connection_made(transport)  # type: ignore[arg-type]  # uvicorn narrows it
+        super().connection_made(cast(asyncio.Transport, transport))  # as uvicorn has it: TCP is nothing else
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:

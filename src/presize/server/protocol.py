@@ -197,9 +197,8 @@ class CompletionRequest(Generation):
         prompt = self.prompt
         if isinstance(prompt, str):
             return [prompt]
-        if isinstance(prompt[0], int):
-            return [list(prompt)]  # type: ignore[list-item, unused-ignore]
-        return list(prompt)
+        ids = [part for part in prompt if isinstance(part, int)]
+        return [ids] if ids else [part for part in prompt if not isinstance(part, int)]
 
 
 class TokenizeRequest(Wire):

@@ -75,8 +75,7 @@ def _socket(options: ServeOptions) -> socket.socket:
     """Bound before the model is loaded: a port in use is known at once."""
     try:
         family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
-        # with its protocol named: else asyncio does not set TCP_NODELAY on the connections, and small writes wait 40 ms
-        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        listener = socket.socket(family, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((options.host, options.port))
     except OSError as error:

@@ -24,8 +24,17 @@ from presize.server.metrics import Metrics
 from presize.server.view import EngineView
 from presize.server.worker import Mailbox, Status, Worker
 
-Prompt = str | list[int] | list[dict[str, str]]  # text, token ids, or a conversation
 _PATIENCE_S = 2.0  # that a look at the engine waits for a step to end
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """To be put into the chat template; messages as it wants them."""
+
+    messages: list[dict[str, str]]
+
+
+Prompt = str | list[int] | Conversation
 
 
 @dataclass(slots=True)
@@ -102,15 +111,15 @@ class Service:
             raise ApiError(404, f"the model {name!r} does not exist; this server has {self.model_name!r}",
                            param="model", code="model_not_found")  # fmt: skip
 
-    async def tokenize(self, prompt: Prompt, *, special: bool = True) -> list[int]:
-        """Token ids, made off the event loop."""
+    async def tokenize(self, prompt: Prompt, *, special: bool = True, most: int | None = None) -> list[int]:
+        """Token ids, made off the event loop; CapacityError before they are if they are certain to exceed ``most``."""
         tokenizer = self.engine.tokenizer
-
-        def encode() -> list[int]:
-            if isinstance(prompt, str):
-                return tokenizer.encode(prompt, special=special)
-            return prompt if not prompt or isinstance(prompt[0], int) else tokenizer.encode_chat(prompt)  # type: ignore[return-value]
-
+        if isinstance(prompt, Conversation):
+            encode = partial(tokenizer.encode_chat, prompt.messages, most=most)
+        elif isinstance(prompt, str):
+            encode = partial(tokenizer.encode, prompt, special=special, most=most)
+        else:
+            return prompt
         return await asyncio.get_running_loop().run_in_executor(self._tokenizing, encode)
 
     async def detokenize(self, ids: list[int]) -> str:
@@ -164,14 +173,14 @@ class Service:
     async def _start(self, job: Job, ids: list[str]) -> Started:
         if self.draining:
             raise ApiError(503, "the server is stopping", code="draining", retry_after=self.options.shutdown_timeout)
-        _ = self.engine
+        most = self.engine.runner.max_model_len - 1
         sequences = len(job.prompts) * job.params.n
         if sequences > self.options.max_queued_requests:
             raise ApiError(
                 400, f"prompts x n is {sequences}; at most {self.options.max_queued_requests} may wait", param="n"
             )
         with self.gate.place(sequences, job.characters) as place:
-            tokens = [await self.tokenize(prompt) for prompt in job.prompts]
+            tokens = [await self.tokenize(prompt, most=most) for prompt in job.prompts]
             self.gate.settle(place, job.params.n * sum(len(t) for t in tokens))
             mailbox = Mailbox(len(ids))
             forecasts = []
@@ -212,14 +221,14 @@ class Service:
 
 def _characters(prompt: Prompt) -> int:
     """A token counts as the gate guesses it: four."""
-    if isinstance(prompt, str):
-        return len(prompt)
-    return sum(len(part["content"]) if isinstance(part, dict) else 4 for part in prompt)
+    if isinstance(prompt, Conversation):
+        return sum(len(message["content"]) for message in prompt.messages)
+    return len(prompt) if isinstance(prompt, str) else 4 * len(prompt)
 
 
 def _adding(request_id: str, ids: list[int], prompt: Prompt, job: Job) -> Callable[[Engine], RequestMetrics]:
     text = prompt if isinstance(prompt, str) else None
-    system = isinstance(prompt, list) and isinstance(prompt[0], dict) and prompt[0]["role"] == "system"
+    system = isinstance(prompt, Conversation) and prompt.messages[0]["role"] == "system"
     return lambda engine: engine.add_tokens(
         request_id, ids, job.params, text=text, system=system, tenant=job.tenant, priority=job.priority,
         streams=job.streams,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
@@ -81,7 +81,7 @@ class EventStream(Watched):
     client that reads slowly holds up its own task alone: frames that come meanwhile go out together.
     """
 
-    def __init__(self, parts: AsyncIterator[list[bytes]]) -> None:
+    def __init__(self, parts: AsyncGenerator[list[bytes], None]) -> None:
         super().__init__()
         self._parts = parts
 
@@ -99,7 +99,7 @@ class EventStream(Watched):
                 return
             await send({"type": "http.response.body", "body": event(error.envelope()), "more_body": True})
         finally:
-            await self._parts.aclose()  # type: ignore[attr-defined]
+            await self._parts.aclose()
         await send({"type": "http.response.body", "body": DONE, "more_body": False})
 
 

