@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from presize.cli.flags import add_flags, build, gather
-from presize.cli.forecasts import located, print_figures, read_answers, read_states, served_tokenizer
+from presize.cli.forecasts import load_predictor, print_figures, read_answers, read_states
 from presize.cli.text import paragraphs
 from presize.config import EvaluateOptions
 
@@ -51,10 +51,8 @@ def run(args: argparse.Namespace) -> int:
 
     from presize.cli.progress import Progress
     from presize.cli.summary import json_line
-    from presize.predict.learned import Learned
     from presize.predict.metrics import evaluate
     from presize.predict.model import StateModel
-    from presize.predict.store import read_header
 
     options = build(EvaluateOptions, gather(args, OPTIONS))
     if options.save_plot is not None:
@@ -63,9 +61,7 @@ def run(args: argparse.Namespace) -> int:
         check_picture(Path(options.save_plot))  # before the long work
     console = Console(stderr=True)
     with Progress(console) as progress:
-        header = read_header(located(args.directory))
-        tokenizer = served_tokenizer(options.model or header.model, progress.report)
-        predictor = Learned.load(located(args.directory), tokenizer.fingerprint())
+        header, tokenizer, predictor = load_predictor(args.directory, options.model, progress.report)
         log = read_answers(args.log, tokenizer, progress)
         if isinstance(predictor.model, StateModel):
             log = read_states(log, options.model or header.model, progress.report)

@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from presize.cli.flags import add_flags, build, gather
-from presize.cli.forecasts import located, served_tokenizer
+from presize.cli.forecasts import load_predictor
 from presize.cli.text import count, paragraphs
 from presize.config import ExplainOptions
 from presize.errors import ConfigError, InvalidRequestError
@@ -66,17 +66,13 @@ def run(args: argparse.Namespace) -> int:
     from presize.cli.progress import Progress
     from presize.cli.summary import json_line
     from presize.predict.explain import explain
-    from presize.predict.learned import Learned
-    from presize.predict.store import read_header
 
     options = build(ExplainOptions, gather(args, OPTIONS))
     text = _prompt(args.prompt)
     if not text.split():
         raise ConfigError("the prompt is empty; give at least one word")
     with Progress(Console(stderr=True)) as progress:
-        header = read_header(located(args.directory))
-        tokenizer = served_tokenizer(options.model or header.model, progress.report)
-        predictor = Learned.load(located(args.directory), tokenizer.fingerprint())
+        _, tokenizer, predictor = load_predictor(args.directory, options.model, progress.report)
         progress.report("asking the predictor", 0, 0)
         found = explain(predictor, _reader(tokenizer, options.raw), text, options.max_tokens, options.temperature)
     if isinstance(sys.stdout, io.TextIOWrapper):

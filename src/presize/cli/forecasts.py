@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from presize.cli.progress import Progress
     from presize.cli.work import Report
     from presize.engine.tokenizer import Tokenizer
+    from presize.predict.learned import Learned
     from presize.predict.log import Log
+    from presize.predict.store import Header
 
 # name -> (label, unit), in the order of the table
 _FIGURES: dict[str, tuple[str, str]] = {
@@ -48,6 +50,18 @@ def served_tokenizer(model: str, report: Report) -> Tokenizer:
     from presize.engine.tokenizer import Tokenizer
 
     return Tokenizer(resolve(model, report=report))
+
+
+def load_predictor(name: str, model: str | None, report: Report) -> tuple[Header, Tokenizer, Learned]:
+    """A learned predictor, and the tokenizer of ``model`` or of the one that it was learned for; ModelError if either
+    can not be had, or they do not fit.
+    """
+    from presize.predict.learned import Learned
+    from presize.predict.store import read_header
+
+    header = read_header(located(name))
+    tokenizer = served_tokenizer(model or header.model, report)
+    return header, tokenizer, Learned.load(located(name), tokenizer.fingerprint())
 
 
 def read_answers(path: str, tokenizer: Tokenizer, progress: Progress) -> Log:
