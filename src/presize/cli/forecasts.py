@@ -37,13 +37,6 @@ _FIGURES: dict[str, tuple[str, str]] = {
 }
 
 
-def located(name: str) -> Path:
-    """The directory of a predictor; ``auto`` is the one that comes with the default model."""
-    from presize.predict.choose import AUTO, SHIPPED
-
-    return SHIPPED[DEFAULT_MODEL] if name == AUTO else Path(name)
-
-
 def served_tokenizer(model: str, report: Report) -> Tokenizer:
     """The tokenizer of a model that `presize pull` knows; ModelError if it can not be had."""
     from presize.engine.hub import resolve
@@ -53,15 +46,18 @@ def served_tokenizer(model: str, report: Report) -> Tokenizer:
 
 
 def load_predictor(name: str, model: str | None, report: Report) -> tuple[Header, Tokenizer, Learned]:
-    """A learned predictor, and the tokenizer of ``model`` or of the one that it was learned for; ModelError if either
-    can not be had, or they do not fit.
+    """The predictor in a directory, and the tokenizer of ``model`` (default: the one that it was learned for).
+
+    ``auto`` is the one that comes with the default model. ModelError if either can not be had, or they do not fit.
     """
+    from presize.predict.choose import AUTO, SHIPPED
     from presize.predict.learned import Learned
     from presize.predict.store import read_header
 
-    header = read_header(located(name))
+    directory = SHIPPED[DEFAULT_MODEL] if name == AUTO else Path(name)
+    header = read_header(directory)
     tokenizer = served_tokenizer(model or header.model, report)
-    return header, tokenizer, Learned.load(located(name), tokenizer.fingerprint())
+    return header, tokenizer, Learned.load(directory, tokenizer.fingerprint())
 
 
 def read_answers(path: str, tokenizer: Tokenizer, progress: Progress) -> Log:
