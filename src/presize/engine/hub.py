@@ -174,9 +174,9 @@ def _hub_error(name: str, error: Exception) -> ModelError:
 
 def _progress_bar(say: Progress) -> type[Any]:
     """A tqdm class that draws nothing and reports the bytes of all files together."""
-    from tqdm import tqdm
+    from tqdm import tqdm  # type: ignore[import-untyped]
 
-    class Bar(tqdm):
+    class Bar(tqdm):  # type: ignore[misc]
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **{**kwargs, "file": io.StringIO()})
 
