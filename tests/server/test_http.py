@@ -69,11 +69,14 @@ def test_small_writes_of_the_server_do_not_wait_for_each_other() -> None:
     """Nagle's algorithm is off on what uvloop accepts; asyncio would leave it on."""
 
     async def talk() -> int:
-        accepted = asyncio.get_running_loop().create_future()
-        protocol = asyncio.Protocol()
-        protocol.connection_made = accepted.set_result
+        accepted: asyncio.Future[asyncio.BaseTransport] = asyncio.get_running_loop().create_future()
+
+        class Accepting(asyncio.Protocol):
+            def connection_made(self, transport: asyncio.BaseTransport) -> None:
+                accepted.set_result(transport)
+
         with _socket(ServeOptions(port=0)) as listener:
-            server = await asyncio.get_running_loop().create_server(lambda: protocol, sock=listener)
+            server = await asyncio.get_running_loop().create_server(Accepting, sock=listener)
             _, writer = await asyncio.open_connection(*listener.getsockname())
             connection = (await accepted).get_extra_info("socket")
             writer.close()
