@@ -15,6 +15,8 @@ prints that sentence and exits with a non-zero status. An ``AssertionError`` is 
 
 from __future__ import annotations
 
+import importlib.util
+
 MAX_SHOWN = 200  # characters of a user's value that an error repeats
 
 
@@ -68,6 +70,17 @@ def check_range(
     if not inside:
         bracket = "(" if above else "["
         raise error(f"{name} is {value}; it must be in {bracket}{low:g}, {high:g}]")
+
+
+def install(extra: str) -> str:
+    """How to get what an extra of Presize brings."""
+    return f"pip install 'presize[{extra}]', or scripts/setup {extra} in a clone"
+
+
+def require(package: str, extra: str, what: str) -> None:
+    """ConfigError, before the work of ``what`` begins, if a package that an extra brings is not installed."""
+    if importlib.util.find_spec(package) is None:
+        raise ConfigError(f"{what} needs {package}: {install(extra)}")
 
 
 def shown(value: object) -> str:

@@ -13,6 +13,7 @@ from presize.cli.flags import add_flags, build, gather
 from presize.cli.forecasts import load_predictor, print_figures, read_answers, read_states
 from presize.cli.text import paragraphs
 from presize.config import EvaluateOptions
+from presize.errors import require
 
 if TYPE_CHECKING:
     from presize.core.lengths import LengthDistribution
@@ -55,10 +56,11 @@ def run(args: argparse.Namespace) -> int:
     from presize.predict.model import StateModel
 
     options = build(EvaluateOptions, gather(args, OPTIONS))
+    require("scipy", "learn", "evaluating")  # before the long work, as the picture's place
     if options.save_plot is not None:
         from presize.cli.picture_file import check_picture
 
-        check_picture(Path(options.save_plot))  # before the long work
+        check_picture(Path(options.save_plot))
     console = Console(stderr=True)
     with Progress(console) as progress:
         header, tokenizer, predictor = load_predictor(args.directory, options.model, progress.report)

@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from presize.cli.text import did_you_mean
-from presize.errors import ConfigError, PresizeError, shown
+from presize.errors import ConfigError, PresizeError, install, shown
 from presize.version import __version__
 
 
@@ -137,7 +137,7 @@ def explain(error: Exception) -> str | None:
         return "out of memory; lower --kv-tokens, --max-num-seqs or --max-num-batched-tokens"
     if isinstance(error, ModuleNotFoundError) and not (error.name or "presize").startswith("presize"):
         extra = "server" if error.name in _SERVER_PACKAGES else "engine"
-        return f"this needs the package {error.name!r}; install it with: pip install 'presize[{extra}]'"
+        return f"this needs the package {error.name!r}: {install(extra)}"
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return where + " ".join(str(error.strerror or error).split())

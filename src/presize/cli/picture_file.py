@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from presize.errors import ConfigError
+from presize.errors import ConfigError, require
 from presize.whole_file import replace_file
 
 SUFFIXES = ("png", "svg", "pdf")
@@ -28,8 +27,7 @@ def check_picture(path: Path, option: str = "save_plot", suffixes: Sequence[str]
         raise ConfigError(f"{option} is {str(path)!r}; there is no directory {str(path.parent)!r}")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise ConfigError(f"{option} is {str(path)!r}; the directory {str(path.parent)!r} can not be written to")
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ConfigError(f"{option} needs matplotlib: install the extra `learn` of presize")
+    require("matplotlib", "learn", option)
 
 
 def new_figure(size: tuple[float, float]) -> Any:

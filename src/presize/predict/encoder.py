@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from presize.core.lengths import GRID, FloatArray, IntArray
-from presize.errors import ConfigError, ModelError, first_line
+from presize.errors import ModelError, first_line, require
 from presize.predict.features import Float32
 from presize.predict.hazard import sigmoid, survival_of
 from presize.predict.linear import Linear
@@ -59,10 +59,9 @@ class Encoder(LengthModel):
         self.set_threads(1)
 
     def set_threads(self, count: int) -> None:
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise ConfigError("the encoder needs onnxruntime: install the extra `encoder` of presize") from error
+        require("onnxruntime", "encoder", "the encoder")
+        import onnxruntime
+
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = count
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the engine's threads need the cores

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from presize.core.lengths import FloatArray, IntArray, LengthDistribution
-from presize.errors import ConfigError
+from presize.errors import require
 
 _LEVELS = np.round(np.arange(0.1, 0.95, 0.1), 1)
 _BUCKETS = 10
@@ -47,10 +47,9 @@ def evaluate(curves: Sequence[LengthDistribution], lengths: IntArray, censored: 
 
 def kendall_tau(guess: FloatArray, truth: IntArray) -> float:
     """Kendall's tau-b; 0 where either is constant."""
-    try:
-        from scipy.stats import kendalltau
-    except ImportError as error:
-        raise ConfigError("evaluating needs scipy: install the extra `learn` of presize") from error
+    require("scipy", "learn", "evaluating")
+    from scipy.stats import kendalltau
+
     if len(guess) < 2 or np.ptp(guess) == 0 or np.ptp(truth) == 0:
         return 0.0
     return float(kendalltau(guess, truth).statistic)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from presize.core.lengths import FloatArray
-from presize.errors import ConfigError
+from presize.errors import ConfigError, require
 from presize.simulate.costs import Chunk, StepCosts
 from presize.simulate.device import Device
 from presize.simulate.models import ModelShape
@@ -49,8 +48,7 @@ class Fit:
 
 def check_fit() -> None:
     """ConfigError, before the long work, if there is nothing to fit with."""
-    if importlib.util.find_spec("scipy") is None:
-        raise ConfigError("calibrate needs scipy: install the extra `learn` of presize")
+    require("scipy", "learn", "calibrate")
 
 
 def fit(device: Device, model: ModelShape, steps: Sequence[Observed]) -> Fit:

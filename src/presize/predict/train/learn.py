@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import time
 
-from presize.errors import ConfigError
+from presize.errors import ConfigError, require
 from presize.predict.calibration import Calibration, levels_of
 from presize.predict.features import Features
 from presize.predict.hazard import cells_up_to
@@ -25,6 +25,7 @@ def learn(log: Log, tokenizer: ServedTokenizer, model: str, recipe: Recipe, repo
     from presize.predict.train import attention, encoder, hidden, linear  # noqa: F401  they register their trainers
 
     trainer = TRAINERS.get(recipe.kind)
+    require("scipy", "learn", "learning")
     check(log, recipe)
     started = time.monotonic()
     known, held_out = log.split(recipe.held_out, recipe.seed)
