@@ -104,7 +104,7 @@ def test_a_directory_that_can_not_be_written_to(tmp_path: Path, monkeypatch: pyt
 
 def test_without_matplotlib_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match="extra `learn`"):
+    with pytest.raises(ConfigError, match=r"needs matplotlib: pip install .presize\[learn\]"):
         check_picture(tmp_path / "plot.png")
 
 
