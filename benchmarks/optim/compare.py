@@ -211,7 +211,8 @@ def compare(task: Task, description: str, options: Any) -> None:
         "without_figures": [name for name in names if name not in rows],
         "optimizers": rounded(rows),
     }
-    report(f"optim-{task.name}" + ("-cuda" if task.device.type == "cuda" else ""), result, save=options.save)
+    suffix = "-cuda" if task.device.type == "cuda" else ""
+    report(f"optim-{task.name}-{options.steps}{suffix}", result, save=options.save)
 
 
 def means(losses: list[float], window: int) -> list[float]:
