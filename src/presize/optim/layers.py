@@ -10,7 +10,7 @@ from torch import Tensor
 
 from presize.errors import NumericalError
 from presize.optim.adam import state_dtype
-from presize.optim.basis import block_fields, first_basis, followed, new_fields, times
+from presize.optim.basis import block_fields, first_basis, followed, new_fields, projected
 from presize.optim.blocks import Layout
 from presize.optim.cores import CORES
 
@@ -99,7 +99,7 @@ class Layers:
         """P = G U of all layers, (A, R); where the basis is the identity, the gradients."""
         if self.identity:
             return torch.cat([view.flatten(0, 1) for view in views])
-        parts = [times(view, state["basis"]) for view, state in zip(views, self.states, strict=True)]
+        parts = [projected(view, state["basis"]) for view, state in zip(views, self.states, strict=True)]
         return torch.cat([part.flatten(0, 1) for part in parts])
 
     def _parts(self, flat: Tensor) -> list[Tensor]:
@@ -115,13 +115,13 @@ class Layers:
         if self.group["tail"] != "diagonal":
             return
         for view, state, layout, part in zip(views, self.states, self.layouts, self._parts(inner), strict=True):
-            rest = torch.baddbmm(view, part, state["basis"].mT, alpha=-1.0) if self.rank else view
+            rest = torch.baddbmm(view, part, state["basis"], alpha=-1.0) if self.rank else view
             layout.view(state["tail_sq"]).mul_(beta2).addcmul_(rest, rest, value=1.0 - beta2)
 
     def _sketch(self, views: list[Tensor], inner: Tensor, keep: float) -> None:
         """Y: of the gradients between two refreshes the last stands for all; every one of them would cost a product."""
         for view, part, state in zip(views, self._parts(inner), self.states, strict=True):
-            state["sketch"].lerp_(times(view.mT, part), 1.0 - keep)
+            state["sketch"].lerp_(part.mT @ view, 1.0 - keep)
 
     def _refresh(self, unseen: float) -> None:
         """New bases, and the second moments in them; if a decomposition fails all stays as it was."""
@@ -145,7 +145,7 @@ class Layers:
                 lost = (self.cores.mass(cores[k]) - self.cores.mass(new[k])) / (layout.size - layout.rank)
                 state["tail"].add_(lost).clamp_(min=0.0)
             state["core"].copy_(new[k])
-            state["projected"].copy_(times(layout.view(state["exp_avg"]), basis))
+            state["projected"].copy_(projected(layout.view(state["exp_avg"]), basis))
 
     def _count_failure(self, error: Exception) -> None:
         tolerated = self.group["tolerated_failures"]
@@ -183,7 +183,7 @@ class Layers:
             if self.identity:
                 weights.mul_(decay).add_(part, alpha=-lr)
             elif self.rank:
-                weights.baddbmm_(part, state["basis"].mT, beta=decay, alpha=-lr)
+                weights.baddbmm_(part, state["basis"], beta=decay, alpha=-lr)
             else:
                 weights.mul_(decay)
             if outer_part is not None:
@@ -201,12 +201,12 @@ class Layers:
         if outside is not None:
             update = momentum * outside
         elif self.group["tail"] == "diagonal" and not self.full:
-            rest = torch.baddbmm(momentum, state["projected"], state["basis"].mT, alpha=-1.0) if self.rank else momentum
+            rest = torch.baddbmm(momentum, state["projected"], state["basis"], alpha=-1.0) if self.rank else momentum
             update = rest.div(correction1) / view(state["tail_sq"]).div(correction2).sqrt_().add_(eps)
         else:
             update = torch.zeros_like(momentum)
         if self.rank:
-            update += inside if self.identity else inside @ state["basis"].mT
+            update += inside if self.identity else inside @ state["basis"]
         if self.group["grafting"] == "adam":
             adam = momentum.div(correction1) / view(state["exp_avg_sq"]).div(correction2).sqrt_().add_(eps)
             update *= adam.norm() / update.norm().clamp_(min=torch.finfo(update.dtype).tiny)
