@@ -211,7 +211,8 @@ def compare(task: Task, description: str, options: Any) -> None:
         "without_figures": [name for name in names if name not in rows],
         "optimizers": rounded(rows),
     }
-    report(f"optim-{task.name}" + ("-cuda" if task.device.type == "cuda" else ""), result, save=options.save)
+    suffix = "-cuda" if task.device.type == "cuda" else ""
+    report(f"optim-{task.name}-{options.steps}{suffix}", result, save=options.save)
 
 
 def means(losses: list[float], window: int) -> list[float]:
@@ -220,10 +221,12 @@ def means(losses: list[float], window: int) -> list[float]:
 
 
 def steps_until(losses: list[float], peer: list[float]) -> int | None:
-    """Steps until a hundredth of the run has a mean loss that is at most the peer's in its last hundredth."""
-    window = max(len(peer) // 100, 1)
+    """Steps until the mean of the last twentieth of a run's steps is at most the peer's in the end."""
+    window = max(len(peer) // 20, 1)
     target = statistics.fmean(peer[-window:])
-    return next((window * (i + 1) for i, mean in enumerate(means(losses, window)) if mean <= target), None)
+    return next(
+        (end for end in range(window, len(losses) + 1) if statistics.fmean(losses[end - window : end]) <= target), None
+    )
 
 
 def parser(description: str | None, steps: int) -> argparse.ArgumentParser:

@@ -46,7 +46,7 @@ def ours(net: nn.Module, lr: float, decay: float) -> torch.optim.Optimizer:
          "precondition": inside}
         for inside in (True, False)
     ]  # fmt: skip
-    return BlockLowRank(groups, lr=lr, weight_decay=decay, block="column")
+    return BlockLowRank(groups, lr=lr, weight_decay=decay, rank=4, block="column")
 
 
 OPTIMIZERS = {"adamw": adamw, "blr-4": ours}

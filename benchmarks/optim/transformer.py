@@ -61,7 +61,7 @@ def by_head(model: nn.Module, lr: float) -> torch.optim.Optimizer:
     inside = [param for param in everything["params"] if id(param) in projections]
     outside = [param for param in everything["params"] if id(param) not in projections]
     groups = [{"params": inside, "block": "head", "heads": model.blocks[0].heads}, {"params": outside}, *tables]
-    return BlockLowRank(groups, lr=lr)
+    return BlockLowRank(groups, lr=lr, rank=4)
 
 
 ENTRIES["blr-4-heads"] = Entry(3e-3, by_head)

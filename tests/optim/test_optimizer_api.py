@@ -164,7 +164,7 @@ def test_groups_have_options_of_their_own() -> None:
     before = linears[0].weight.detach().clone()
     train(net, optimizer, 3)
     assert torch.equal(linears[0].weight, before)
-    assert optimizer.state[linears[1].weight]["basis"].shape[-1] == 1
+    assert optimizer.state[linears[1].weight]["basis"].shape[-2] == 1
     assert "exp_avg_sq" in optimizer.state[linears[2].weight]
     with pytest.raises(ConfigError, match="rank is -1"):
         optimizer.add_param_group({"params": linears[3].parameters(), "rank": -1})

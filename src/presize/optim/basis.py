@@ -25,7 +25,7 @@ def block_fields(layout: Layout) -> dict[str, tuple[int, ...]]:
     groups, blocks, rank = layout.groups, layout.blocks, layout.rank
     shapes = {
         **CORES[layout.core].shapes(groups, blocks, rank),
-        "projected": (groups, blocks, rank),  # U^T of the momentum
+        "projected": (groups, blocks, rank),  # of the momentum
     }
     return shapes if layout.full else shapes | {"tail": (groups, blocks)}  # rho, mean square outside of the basis
 
@@ -34,36 +34,36 @@ def new_fields(layout: Layout, device: torch.device, dtype: torch.dtype) -> dict
     """One layer's state before its first step."""
     shapes = block_fields(layout)
     if not layout.identity:
-        for name in ("basis", "sketch"):  # U, orthonormal columns; Y, mean of sum over blocks of g g^T U at refreshes
-            shapes[name] = (layout.groups, layout.size, layout.rank)
+        for name in ("basis", "sketch"):  # U, rows orthonormal; Y, mean of the sum over blocks of U g g^T at refreshes
+            shapes[name] = (layout.groups, layout.rank, layout.size)
     return {name: torch.zeros(shape, dtype=dtype, device=device) for name, shape in shapes.items()}
 
 
 def first_basis(grads: Tensor, rank: int) -> Tensor:
-    """(..., N, R) orthonormal: a randomised range finder on the first gradients (..., B, N), and within the range it
-    finds, the directions in which their sum of squares is diagonal.
+    """(..., R, N), rows orthonormal: a randomised range finder on the first gradients (..., B, N), and within the range
+    that it finds, the directions in which their sum of squares is diagonal.
     """
     generator = torch.Generator().manual_seed(_SEED)
     omega = torch.randn(grads.shape[-1], rank, generator=generator, dtype=grads.dtype).to(grads.device)
     basis = torch.linalg.qr(grads.mT @ (grads @ omega)).Q
     inner = grads @ basis
-    found: Tensor = basis @ torch.linalg.eigh(inner.mT @ inner).eigenvectors.flip(-1)
+    found: Tensor = (basis @ torch.linalg.eigh(inner.mT @ inner).eigenvectors.flip(-1)).mT.contiguous()
     return found
 
 
 def followed(basis: Tensor, sketch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """One orthogonal iteration: the new basis V (..., N, R), spanning the sketch; V^T U; the sketch in it, Y U^T V."""
-    new = torch.linalg.qr(sketch).Q
-    turn = new.mT @ basis
-    return new, turn, sketch @ turn.mT
+    """One orthogonal iteration: the new basis V (..., R, N), spanning the sketch; V U^T; the sketch in it, V U^T Y."""
+    new = torch.linalg.qr(sketch.mT).Q.mT
+    turn = new @ basis.mT
+    return new, turn, turn @ sketch
 
 
-def times(wide: Tensor, thin: Tensor) -> Tensor:
-    """wide (..., B, N) @ thin (..., N, R), in the order that reads ``wide`` along its rows in memory.
+def projected(view: Tensor, basis: Tensor) -> Tensor:
+    """(..., B, R) of blocks (..., B, N) and a basis (..., R, N).
 
-    For few columns BLAS is up to six times slower the other way.
+    With few rows on the left, BLAS is up to six times faster than with few columns on the right.
     """
-    return wide @ thin if wide.stride(-1) == 1 else (thin.mT @ wide.mT).mT
+    return (basis @ view.mT).mT
 
 
 def squared_norms(view: Tensor) -> Tensor:

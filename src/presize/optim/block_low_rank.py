@@ -69,7 +69,7 @@ class BlockLowRank(Optimizer):
         lr: float | Tensor = 1e-3,
         betas: tuple[float, float] = (0.9, 0.99),
         eps: float = 1e-8,
-        rank: int = 4,
+        rank: int = 16,
         update_interval: int = 5,
         weight_decay: float = 0.0,
         *,
@@ -156,7 +156,7 @@ class BlockLowRank(Optimizer):
                 loss = closure()
         _refuse_nonfinite([part for plan in self._plans for part in plan.prepare(self.state)])
         for plan in self._plans:
-            plan.step(self.state)
+            plan.step()
         return loss
 
 

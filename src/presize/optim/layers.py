@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from presize.errors import NumericalError
-from presize.optim.adam import state_dtype
-from presize.optim.basis import block_fields, first_basis, followed, new_fields, times
+from presize.optim.adam import joined, state_dtype
+from presize.optim.basis import block_fields, first_basis, followed, new_fields, projected
 from presize.optim.blocks import Layout
 from presize.optim.cores import CORES
 
@@ -43,27 +43,29 @@ class Layers:
     ) -> None:
         self.params, self.states, self.layouts, self.group = params, states, layouts, group
         self.rank, self.full, self.identity = layouts[0].rank, layouts[0].full, layouts[0].identity
-        counts = [layout.groups * layout.blocks for layout in layouts]
-        self.flat: dict[str, Tensor] = {}
-        for name in block_fields(layouts[0]):
-            self.flat[name] = torch.cat([state[name].flatten(0, 1) for state in states])
-            for state, part in zip(states, self.flat[name].split(counts), strict=True):
-                state[name] = part.view(state[name].shape)
-        sizes = torch.tensor([layout.size for layout in layouts], dtype=states[0]["exp_avg"].dtype)
+        self.steps = [state["step"] for state in states]
+        self.momenta = [state["exp_avg"] for state in states]
+        self.wide_momenta = [layout.view(momentum) for layout, momentum in zip(layouts, self.momenta, strict=True)]
+        self.bases = [] if self.identity else [state["basis"] for state in states]
+        self.counts = [layout.groups * layout.blocks for layout in layouts]
+        self.flat = {
+            name: joined(states, name).view(sum(self.counts), *shape[2:])
+            for name, shape in block_fields(layouts[0]).items()
+        }
         self.cores = CORES[layouts[0].core](self.flat)
-        self.sizes = sizes.repeat_interleave(torch.tensor(counts)).to(params[0].device)  # (A,)
+        sizes = torch.tensor([layout.size for layout in layouts], dtype=self.momenta[0].dtype)
+        self.sizes = sizes.repeat_interleave(torch.tensor(self.counts)).to(params[0].device)  # (A,)
 
     def step(self, grads: list[Tensor], squares: Tensor) -> None:
         """``grads`` as the parameters but of the state's type; ``squares`` (A,): squared norms of their blocks."""
-        for state in self.states:
-            state["step"] += 1
-        count = int(self.states[0]["step"])
+        torch._foreach_add_(self.steps, 1.0)
+        count = int(self.steps[0])
         beta1, beta2 = self.group["betas"]
         views = [layout.view(grad) for layout, grad in zip(self.layouts, grads, strict=True)]
-        torch._foreach_lerp_([state["exp_avg"] for state in self.states], grads, 1.0 - beta1)
+        torch._foreach_lerp_(self.momenta, grads, 1.0 - beta1)
         if count == 1 and self.rank and not self.identity:
-            for view, state in zip(views, self.states, strict=True):
-                state["basis"].copy_(first_basis(view, self.rank))
+            for view, basis in zip(views, self.bases, strict=True):
+                basis.copy_(first_basis(view, self.rank))
         inner = self._inner(views)
         if self.rank:
             self.flat["projected"].lerp_(inner, 1.0 - beta1)
@@ -99,13 +101,12 @@ class Layers:
         """P = G U of all layers, (A, R); where the basis is the identity, the gradients."""
         if self.identity:
             return torch.cat([view.flatten(0, 1) for view in views])
-        parts = [times(view, state["basis"]) for view, state in zip(views, self.states, strict=True)]
+        parts = [projected(view, basis) for view, basis in zip(views, self.bases, strict=True)]
         return torch.cat([part.flatten(0, 1) for part in parts])
 
     def _parts(self, flat: Tensor) -> list[Tensor]:
         """(A, ...) as the layers' (G, B, ...)."""
-        counts = [layout.groups * layout.blocks for layout in self.layouts]
-        parts = zip(flat.split(counts), self.layouts, strict=True)
+        parts = zip(flat.split(self.counts), self.layouts, strict=True)
         return [part.view(layout.groups, layout.blocks, *flat.shape[1:]) for part, layout in parts]
 
     def _observe_tail(self, views: list[Tensor], inner: Tensor, squares: Tensor, beta2: float) -> None:
@@ -115,13 +116,13 @@ class Layers:
         if self.group["tail"] != "diagonal":
             return
         for view, state, layout, part in zip(views, self.states, self.layouts, self._parts(inner), strict=True):
-            rest = torch.baddbmm(view, part, state["basis"].mT, alpha=-1.0) if self.rank else view
+            rest = torch.baddbmm(view, part, state["basis"], alpha=-1.0) if self.rank else view
             layout.view(state["tail_sq"]).mul_(beta2).addcmul_(rest, rest, value=1.0 - beta2)
 
     def _sketch(self, views: list[Tensor], inner: Tensor, keep: float) -> None:
         """Y: of the gradients between two refreshes the last stands for all; every one of them would cost a product."""
         for view, part, state in zip(views, self._parts(inner), self.states, strict=True):
-            state["sketch"].lerp_(times(view.mT, part), 1.0 - keep)
+            state["sketch"].lerp_(part.mT @ view, 1.0 - keep)
 
     def _refresh(self, unseen: float) -> None:
         """New bases, and the second moments in them; if a decomposition fails all stays as it was."""
@@ -139,13 +140,13 @@ class Layers:
             state["eigh_failures"] = 0
         for k, (basis, _, sketch) in enumerate(bases):
             state, layout = self.states[k], self.layouts[k]
-            state["basis"].copy_(basis)
+            self.bases[k].copy_(basis)
             state["sketch"].copy_(sketch)
             if not self.full:  # the trace that the core lost is the tail's
                 lost = (self.cores.mass(cores[k]) - self.cores.mass(new[k])) / (layout.size - layout.rank)
                 state["tail"].add_(lost).clamp_(min=0.0)
             state["core"].copy_(new[k])
-            state["projected"].copy_(times(layout.view(state["exp_avg"]), basis))
+            state["projected"].copy_(projected(self.wide_momenta[k], basis))
 
     def _count_failure(self, error: Exception) -> None:
         tolerated = self.group["tolerated_failures"]
@@ -174,7 +175,7 @@ class Layers:
             inside.addcmul_(outer, self.flat["projected"], value=-1.0)
             outside = self._parts(outer)
         for k, part in enumerate(self._parts(inside)):
-            param, state, layout = self.params[k], self.states[k], self.layouts[k]
+            param, layout = self.params[k], self.layouts[k]
             weights, outer_part = layout.view(param), outside[k] if outside else None
             if not self._in_place(param, weights):
                 update = self._update(k, part, outer_part, correction1, correction2)
@@ -183,11 +184,11 @@ class Layers:
             if self.identity:
                 weights.mul_(decay).add_(part, alpha=-lr)
             elif self.rank:
-                weights.baddbmm_(part, state["basis"].mT, beta=decay, alpha=-lr)
+                weights.baddbmm_(part, self.bases[k], beta=decay, alpha=-lr)
             else:
                 weights.mul_(decay)
             if outer_part is not None:
-                weights.addcmul_(layout.view(state["exp_avg"]), outer_part, value=-lr)
+                weights.addcmul_(self.wide_momenta[k], outer_part, value=-lr)
 
     def _in_place(self, param: Tensor, weights: Tensor) -> bool:
         """The update needs no tensor of its own, and can go to the parameter's memory as it is computed."""
@@ -197,16 +198,16 @@ class Layers:
     def _update(self, k: int, inside: Tensor, outside: Tensor | None, correction1: float, correction2: float) -> Tensor:
         """(G, B, N) of layer ``k``: the direction, grafted if asked for."""
         state, eps, view = self.states[k], self.group["eps"], self.layouts[k].view
-        momentum = view(state["exp_avg"])
+        momentum = self.wide_momenta[k]
         if outside is not None:
             update = momentum * outside
         elif self.group["tail"] == "diagonal" and not self.full:
-            rest = torch.baddbmm(momentum, state["projected"], state["basis"].mT, alpha=-1.0) if self.rank else momentum
+            rest = torch.baddbmm(momentum, state["projected"], state["basis"], alpha=-1.0) if self.rank else momentum
             update = rest.div(correction1) / view(state["tail_sq"]).div(correction2).sqrt_().add_(eps)
         else:
             update = torch.zeros_like(momentum)
         if self.rank:
-            update += inside if self.identity else inside @ state["basis"].mT
+            update += inside if self.identity else inside @ state["basis"]
         if self.group["grafting"] == "adam":
             adam = momentum.div(correction1) / view(state["exp_avg_sq"]).div(correction2).sqrt_().add_(eps)
             update *= adam.norm() / update.norm().clamp_(min=torch.finfo(update.dtype).tiny)

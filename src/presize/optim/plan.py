@@ -39,9 +39,10 @@ class Plan:
         self._structure: tuple[Any, ...] | None = None
         self._members: list[Tensor] = []
         self._stacks: list[layers.Layers] = []
-        self._plain: list[list[Tensor]] = []  # Adam's, by device and type
+        self._plain: list[adam.Elements] = []
         self._grads: dict[Tensor, Tensor] = {}
         self._squares: list[Tensor] = []  # (A,) of each stack: squared norms of its gradients' blocks
+        self._flat: list[Tensor] = []  # gradients of each part that takes Adam
 
     def prepare(self, state: dict[Tensor, Any]) -> list[Tensor]:
         """Take this step's gradients; tensors that are finite if all of them are. ConfigError for sparse ones."""
@@ -62,16 +63,16 @@ class Plan:
             )
             for stack in self._stacks
         ]
-        plain = [torch.stack(torch._foreach_norm([self._grads[param] for param in part])) for part in self._plain]
-        return self._squares + plain
+        self._flat = [torch.cat([self._grads[param].flatten() for param in part.params]) for part in self._plain]
+        return self._squares + [torch.linalg.vector_norm(flat) for flat in self._flat]
 
-    def step(self, state: dict[Tensor, Any]) -> None:
+    def step(self) -> None:
         """Move the parameters by the gradients that `prepare` took."""
         for stack, squares in zip(self._stacks, self._squares, strict=True):
             stack.step([self._grads[param] for param in stack.params], squares)
-        for part in self._plain:
-            adam.step(part, [self._grads[param] for param in part], [state[param] for param in part], self.group)
-        self._grads, self._squares = {}, []
+        for part, flat in zip(self._plain, self._flat, strict=True):
+            part.step(flat)
+        self._grads, self._squares, self._flat = {}, [], []
 
     def _gradient(self, param: Tensor) -> Tensor:
         grad = param.grad
@@ -90,13 +91,13 @@ class Plan:
         for param in members:
             if not state[param]:
                 state[param].update(new_state(param, self.group))
-            layout, kind = layout_in(self.group, param), (param.device, param.dtype)
+            layout, kind = layout_in(self.group, param), (param.device, param.dtype, float(state[param]["step"]))
             if layout is None:
                 plain[kind].append(param)
             else:
-                stacks[kind, layout.rank, layout.full, float(state[param]["step"])].append((param, layout))
+                stacks[kind, layout.rank, layout.full].append((param, layout))
         self._members = members
-        self._plain = list(plain.values())
+        self._plain = [adam.Elements(part, [state[param] for param in part], self.group) for part in plain.values()]
         self._stacks = []
         for stack in stacks.values():
             params, layouts = [param for param, _ in stack], [layout for _, layout in stack]
