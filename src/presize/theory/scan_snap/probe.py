@@ -42,8 +42,9 @@ class AttentionProbe:
     every: steps between looks. sequences, queries: how many of a batch are looked at. log: a file that gets a line a
     look (`probe_log.Row`); it must not exist. tokens: from the model's arguments to the token ids (B, S) of the keys
     (default: ``input_ids``, or the first whole-number matrix). distinct: (V,) true for ids that belong to one class
-    only. frequent: (V,) likewise; without it, the ids that make up half of all tokens seen so far. weights: names of
-    modules whose output is attention weights (B, H, Q, S) or (B, Q, S), not yet normalised. seen: told of the weights.
+    only. frequent: (V,) likewise; without it, the ids that make up half of all tokens of the looks so far. weights:
+    names of modules whose output is attention weights (B, H, Q, S) or (B, Q, S), not yet normalised. seen: told of the
+    weights.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class AttentionProbe:
         self._every, self._queries = every, queries
         self._tokens, self._distinct, self._frequent, self._seen = tokens, distinct, frequent, seen
         self._counts = torch.zeros(0)
+        self._masks: dict[str, Tensor | None] = {}
         self._step = 0
         self._path: list[tuple[str, nn.Module]] = []
         self._ids: Tensor | None = None
@@ -111,12 +113,13 @@ class AttentionProbe:
     def _begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not model.training:
             return
-        ids = self._ids_of(args, kwargs)
-        if self._frequent is None and ids is not None:
-            self._count(ids)
         self._step += 1
         if (self._step - 1) % self._every:
             return
+        ids = self._ids_of(args, kwargs)
+        if self._frequent is None and ids is not None:
+            self._count(ids)
+        self._masks = {"frequent": self._is_frequent(), "distinct": self._distinct}
         self._ids, self._found, self._path = ids, {}, [self._root]
         self._mode = _Mode(self)
         self._mode.__enter__()
@@ -164,9 +167,10 @@ class AttentionProbe:
         return None
 
     def _count(self, ids: Tensor) -> None:
+        ids = ids.detach().flatten().cpu()
         if not ids.numel() or int(ids.min()) < 0 or int(ids.max()) >= _VOCABULARY:
             return
-        found = torch.bincount(ids.detach().flatten().cpu(), minlength=len(self._counts)).float()
+        found = torch.bincount(ids, minlength=len(self._counts)).float()
         found[: len(self._counts)] += self._counts
         self._counts = found
 
@@ -237,7 +241,7 @@ class AttentionProbe:
             "sparsity": mean(dropped),
             **{
                 measure: None if ids is None or mask is None else mean(_share(weights, mask, ids))
-                for measure, mask in (("frequent", self._is_frequent()), ("distinct", self._distinct))
+                for measure, mask in self._masks.items()
             },
         }
         if self._seen is not None:
