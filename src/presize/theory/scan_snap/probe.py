@@ -69,7 +69,9 @@ class AttentionProbe:
         self._ids: Tensor | None = None
         self._found: dict[str, dict[str, list[float] | None]] = {}
         self._mode: _Mode | None = None
-        self._log = None if log is None else Path(log).open("x", encoding="utf-8")  # noqa: SIM115 - closed by close()
+        self._log = None if log is None else Path(log).absolute()
+        if self._log is not None:
+            self._log.touch(exist_ok=False)
         self._hooks = [
             model.register_forward_pre_hook(self._begin, with_kwargs=True),
             model.register_forward_hook(self._end, always_call=True),
@@ -94,12 +96,10 @@ class AttentionProbe:
         self.close()
 
     def close(self) -> None:
-        """Take the hooks away and close the log; the rows stay."""
+        """Take the hooks away; the rows and the log stay."""
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
-        if self._log is not None:
-            self._log.close()
 
     def scanning_ended(self, layer: str | None = None) -> int | None:
         """When attention of a layer (default: the mean of all) stopped moving much; None while it moves."""
@@ -134,8 +134,8 @@ class AttentionProbe:
         row = Row(self._step - 1, self._found)
         self.rows.append(row)
         if self._log is not None:
-            self._log.write(row.line())
-            self._log.flush()
+            with self._log.open("a", encoding="utf-8") as file:
+                file.write(row.line())
 
     def _enter(self, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any) -> None:
