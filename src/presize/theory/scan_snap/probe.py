@@ -58,6 +58,7 @@ class AttentionProbe:
         for name in weights:
             if name not in modules:
                 raise ConfigError(f"weights names {name!r}; the model has no such module")
+        self.model = model
         self.rows: list[Row] = []
         self.sequences = sequences
         self._every, self._queries = every, queries
