@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, settings
 
+# before numpy is loaded: small products gain nothing by a second thread, which spins where other processes run
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 # no deadline: the machine is shared, and a slow example is not a wrong one
 _COMMON = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
 settings.register_profile("presize", _COMMON, max_examples=20)

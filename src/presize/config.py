@@ -314,8 +314,11 @@ class WikitextOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class WatchOptions(Options):
-    """What is made of the log."""
+    """What is made of the log; all but the picture is for a script."""
 
+    script_args: str | None = option(None, "arguments of the script, in quotes")
+    log: str | None = option(None, "where the script's log goes (default: SCRIPT.attention.jsonl, beside it)")
+    every: int | None = option(None, "steps of the script between two looks (default: 10)", low=1, high=2**31)
     save_plot: str | None = option(None, "write a picture: evenness and sparsity of each layer over the steps")
 
 

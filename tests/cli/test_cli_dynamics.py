@@ -133,3 +133,53 @@ def test_texts_that_can_not_be_learned(tmp_path: Path, capsys: Any) -> None:
         (tmp_path / name).write_bytes(content)
         assert main(["dynamics", "wikitext", "--text", str(tmp_path / name)]) == 2
         assert words in capsys.readouterr().err
+
+
+SCRIPT = """
+import sys
+import torch
+from torch import nn
+
+torch.manual_seed(0)
+net = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+loss = nn.MSELoss()
+x = torch.randn(4, 6, 8)
+for _ in range(int(sys.argv[1])):
+    loss(net(x), x).backward()
+"""
+
+
+def test_a_script_is_run_with_a_probe(capsys: Any, tmp_path: Path) -> None:
+    script, log = tmp_path / "train.py", tmp_path / "a.jsonl"
+    script.write_text(SCRIPT)
+    flags = ["--script-args", "8", "--log", str(log), "--every", "3"]
+    assert main(["dynamics", "watch", str(script), *flags]) == 0
+    out, err = capsys.readouterr()
+    figures = json.loads(out)
+    assert (figures["looks"], figures["steps"]) == (3, [0, 6])
+    assert list(figures["layers"]) == ["self_attn"]
+    assert "self_attn" in err
+    assert main(["dynamics", "watch", str(log)]) == 0
+    assert json.loads(capsys.readouterr().out) == figures
+    assert main(["dynamics", "watch", str(script), *flags]) == 1
+    assert "which is there already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("x = 1 / 0", "train.py failed: ZeroDivisionError: division by zero"),
+        ("import sys; sys.exit(3)", "train.py ended with status 3"),
+        ("x = 1", "called no model with parameters in training mode"),
+        ("import torch\nnet = torch.nn.Linear(2, 2)\nfor _ in range(3): net(torch.ones(1, 2))", "saw no attention"),
+    ],
+)
+def test_a_script_that_can_not_be_watched_is_one_sentence(text: str, words: str, tmp_path: Path, capsys: Any) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(text)
+    assert main(["dynamics", "watch", str(script)]) in (1, 2)
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert words in err
+    assert main(["dynamics", "watch", str(tmp_path / "log.jsonl"), "--every", "3"]) in (1, 2)
+    assert "every is for a script" in capsys.readouterr().err

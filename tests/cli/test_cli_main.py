@@ -69,7 +69,7 @@ SURFACE = {
     "dynamics syn-small": "--eta-z --eta-ratio --optimizer --steps --seed --save-plot --save-gif --config",
     "dynamics syn-medium": "--classes --eta-z --eta-ratio --seeds --save-plot --config",
     "dynamics wikitext": "--text --layers --rate --steps --vocabulary --seed --save-plot --save-gif --config",
-    "dynamics watch": "--save-plot --config",
+    "dynamics watch": "--script-args --log --every --save-plot --config",
 }
 
 VERB_NAMES = [

@@ -92,11 +92,13 @@ def test_reduction(value: int) -> None:
 @pytest.mark.parametrize(
     ("depth", "width", "heads", "rank"),
     [(1, 2, 1, 3), (1, 4, 2, 5), (2, 2, 1, 15), (2, 3, 1, 35), (1, 9, 3, 10), (2, 4, 2, 70), (2, 6, 3, 210),
-     (2, 7, 1, 330), (3, 1, 1, 14), (3, 2, 2, 105), (3, 3, 1, 560), (4, 1, 1, 41), (4, 2, 1, 861), (5, 1, 1, 122)],
+     (2, 7, 1, 330), (3, 1, 1, 14), (3, 2, 2, 105), (3, 3, 1, 560), (4, 1, 1, 41), (4, 2, 1, 861), (5, 1, 1, 122),
+     # many small heads: fewer by binom(heads, 4) if a head has one element
+     (2, 4, 4, 69), (2, 5, 5, 121), (2, 7, 7, 295)],
 )  # fmt: skip
 def test_the_rank_of_two_positions_is_the_closed_form(depth: int, width: int, heads: int, rank: int) -> None:
     network = Network.random(depth, width, heads, np.random.default_rng(depth * 100 + width))
-    assert two_position_rank(depth, width) == rank
+    assert two_position_rank(depth, width, heads) == rank
     assert measured_rank(network, rank + 5, np.random.default_rng(0)) == rank
 
 
@@ -125,7 +127,7 @@ SMALL = [
     for depth in (1, 2, 3)
     for width in range(2, 10)
     for heads in range(1, width)
-    if width % heads == 0 and two_position_rank(depth, width) < 250
+    if width % heads == 0 and two_position_rank(depth, width, heads) < 250
 ]
 
 
@@ -134,7 +136,9 @@ def test_measured_ranks_lie_within_the_theorems(shape: tuple[int, int, int], pos
     depth, width, heads = shape
     network = Network.random(depth, width, heads, np.random.default_rng(seed))
     found = bounds(depth, width, heads)
-    rank = measured_rank(network, two_position_rank(depth, width) + 3, np.random.default_rng(seed + 1), positions)
+    rank = measured_rank(
+        network, two_position_rank(depth, width, heads) + 3, np.random.default_rng(seed + 1), positions
+    )
     assert found.lower <= math.log(rank, 3) + 1e-9
     assert math.log(rank, 3) <= found.upper + 1e-9
 
@@ -143,7 +147,7 @@ def test_measured_ranks_lie_within_the_theorems(shape: tuple[int, int, int], pos
 def test_the_closed_form_lies_within_the_theorems(depth: int, size: int, heads: int) -> None:
     width = size * heads
     found = bounds(depth, width, heads)
-    exact = math.log(two_position_rank(depth, width), 3)
+    exact = math.log(two_position_rank(depth, width, heads), 3)
     assert found.lower <= exact <= found.upper
     assert found.depth_efficient == (3**depth <= width)
 

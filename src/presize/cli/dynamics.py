@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,8 +16,6 @@ from presize.errors import ConfigError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from presize.theory.scan_snap.probe_log import Row
-
 Figures = dict[str, Any]
 _WIDE = 10_000  # columns where there is no terminal
 _MOST_ROWS = 12  # of a table
@@ -30,8 +27,9 @@ _WATCH = paragraphs(
     '    with AttentionProbe(model, log="attention.jsonl"): train(model)',
     "It works on torch and transformers models, looks every 10th step at a few sequences, and can be read while it is "
     "written. Evenness is entropy over that of even attention on as many keys. Scanning ended: the first step t such "
-    "that from t to 2t evenness fell by less than a tenth of its fall up to there. A script is not run: what it needs "
-    "is the two lines above. " + _JSON,
+    "that from t to 2t evenness fell by less than a tenth of its fall up to there.",
+    "A script, SCRIPT.py, is run as it is, with a probe on the first model that it calls in training mode; its log is "
+    "SCRIPT.attention.jsonl beside it unless --log says otherwise. " + _JSON,
 )
 # name -> options, what it is, epilogue
 _KINDS: dict[str, tuple[type[Options], str, str]] = {
@@ -54,7 +52,7 @@ _KINDS: dict[str, tuple[type[Options], str, str]] = {
         "a small transformer on real text: attention maps and entropy over iterations (figures 7 and 10)",
         paragraphs("Give it any text: presize dynamics wikitext --text wiki.txt --layers 3. " + _JSON),
     ),
-    "watch": (WatchOptions, "show what a probe saw of your own training", _WATCH),
+    "watch": (WatchOptions, "show what a probe saw of your own training, or run a script with one", _WATCH),
 }
 
 
@@ -67,7 +65,7 @@ def add_parser(subparsers: Any) -> None:
     )
     kinds = verb.add_subparsers(dest="kind", metavar="KIND", required=True, title="kinds", prog="presize dynamics")
     for name, (options, line, epilog) in _KINDS.items():
-        argument = "LOG.jsonl " if name == "watch" else ""
+        argument = "{LOG.jsonl | SCRIPT.py} " if name == "watch" else ""
         parser = kinds.add_parser(
             name,
             help=line,
@@ -77,7 +75,9 @@ def add_parser(subparsers: Any) -> None:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         if argument:
-            parser.add_argument("log", metavar="LOG.jsonl", help="what AttentionProbe wrote")
+            parser.add_argument(
+                "source", metavar="LOG.jsonl | SCRIPT.py", help="what AttentionProbe wrote, or a script"
+            )
         add_flags(parser, (options,))
 
 
@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
     if not console.is_terminal:
         console.width = _WIDE
     if isinstance(options, WatchOptions):
-        figures = _watch(options, Path(args.log), console)
+        figures = _watch(options, Path(args.source), console)
     else:
         with Progress(console) as progress:
             figures, show = _WORK[args.kind](options, progress.report)
@@ -192,34 +192,15 @@ def _wikitext(options: WikitextOptions, report: Any) -> tuple[Figures, Callable[
     return figures, lambda console: _print(console, headings, lines)
 
 
-def _watch(options: WatchOptions, log: Path, console: Console) -> Figures:
-    from presize.theory.scan_snap.probe_log import MEASURES, read_log, scanning_ended
+def _watch(options: WatchOptions, source: Path, console: Console) -> Figures:
+    from presize.cli.dynamics_watch import HEADINGS, summary, watched
 
-    rows = read_log(log)
-    names = list(dict.fromkeys(name for row in rows for name in row.layers))
-    steps = [row.step for row in rows]
-    ended = {name: scanning_ended(steps, [row.mean(name, "evenness") for row in rows]) for name in names}
-    if options.save_plot is not None:
-        from presize.cli import dynamics_plots
-
-        dynamics_plots.save_watch(Path(options.save_plot), rows, ended)
-    lines = []
-    for name in names:
-        cells = [_from_to(rows, name, measure) for measure in MEASURES]
-        lines.append((name, *cells, "not yet" if ended[name] is None else f"{ended[name]:,}"))
-    console.print(f"{len(rows):,} looks, steps {steps[0]:,} to {steps[-1]:,}; first and last:", highlight=False)
-    _print(console, ("layer", "entropy", "evenness", "sparsity", "on frequent", "on distinct", "scanning ended"), lines)
-    return {
-        "steps": [steps[0], steps[-1]],
-        "looks": len(rows),
-        "layers": {
-            name: {
-                **{measure: [rows[0].mean(name, measure), rows[-1].mean(name, measure)] for measure in MEASURES},
-                "scanning_ended": ended[name],
-            }
-            for name in names
-        },
-    }
+    rows = watched(source, options)
+    figures, lines = summary(rows, None if options.save_plot is None else Path(options.save_plot))
+    first, last = figures["steps"]
+    console.print(f"{len(rows):,} looks, steps {first:,} to {last:,}; first and last:", highlight=False)
+    _print(console, HEADINGS, lines)
+    return figures
 
 
 _WORK: dict[str, Callable[..., tuple[Figures, Callable[[Console], None]]]] = {
@@ -227,11 +208,6 @@ _WORK: dict[str, Callable[..., tuple[Figures, Callable[[Console], None]]]] = {
     "syn-medium": _syn_medium,
     "wikitext": _wikitext,
 }
-
-
-def _from_to(rows: Sequence[Row], name: str, measure: str) -> str:
-    first, last = (rows[i].mean(name, measure) for i in (0, -1))
-    return "-" if math.isnan(first) and math.isnan(last) else f"{first:.3f} to {last:.3f}"
 
 
 def _spread(count: int) -> list[int]:

@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
     if options.save_plot is not None:
         from presize.cli.shape_plot import save_plane
 
-        save_plane(Path(options.save_plot), found, own and (own.layers, own.hidden))
+        save_plane(Path(options.save_plot), found, None if own is None else (own.layers, own.hidden))
     figures |= {"parameters": parameters, "optimum": _optimum(best), "candidates": [_candidate(c) for c in found]}
     sys.stdout.write(json_line(figures))
     return 0

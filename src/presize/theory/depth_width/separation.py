@@ -14,13 +14,29 @@ from presize.theory.depth_width.network import Network, check_shape, summands
 _AT_ONCE = 2**15  # inputs of one call of the network
 
 
-def two_position_rank(depth: int, width: int) -> int:
-    """binom(d_x + C(L), d_x), C(L) = (3^L - 1) / 2: the rank of the grid of two positions, one on either side.
+def two_position_rank(depth: int, width: int, heads: int = 1) -> int:
+    """Rank of the grid of two positions, one on either side. More positions can give more.
 
-    Not in the paper: inferred, and equal to the computed rank wherever that was tried. More positions can give more.
+    binom(d_x + C(L), d_x), C(L) = (3^L - 1) / 2: all polynomials of degree C(L) in d_x variables. For two layers of
+    many small heads some are missing: as many as the coefficient of t^4 in (2 - (1 - t)^d_a)^H, if it and those before
+    it are positive. What the second position contributes in degree 4 lies in the ideal of the products of a head's key
+    with its value, and that is the dimension of what is outside (Froberg's count, for heads in general position).
+
+    Neither is in the paper: both are inferred, and equal to the computed rank wherever that was tried. For three layers
+    and more that was no wider than 4; there the heads do not count in this function.
     """
-    check_shape(depth, width)
-    return math.comb(width + summands(depth), width)
+    check_shape(depth, width, heads)
+    full = math.comb(width + summands(depth), width)
+    return full - _outside(heads, width // heads) if depth == 2 else full
+
+
+def _outside(heads: int, size: int) -> int:
+    """Coefficient of t^4 in (2 - (1 - t)^d_a)^H, and 0 after the first that is not positive."""
+    terms = [1] + [-((-1) ** k) * math.comb(size, k) for k in range(1, 5)]
+    power = [1, 0, 0, 0, 0]
+    for _ in range(heads):
+        power = [sum(power[i] * terms[k - i] for i in range(k + 1)) for k in range(5)]
+    return power[4] if min(power) > 0 else 0
 
 
 def grid(

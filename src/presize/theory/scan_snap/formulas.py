@@ -61,7 +61,7 @@ def gradient_scale(times: NDArray[np.float64] | float, tokens: int, classes: int
 
 
 def competition(overlap: FloatArray) -> FloatArray:
-    """(K, K) beta_{nn'}: the off-diagonal part of E' = I - (I + E)^-1, Theorem 1, from E."""
+    """(K, K) beta_{nn'}: the off-diagonal part of E' = I - (I + E)^-1, Theorem 1, from E. See `plain_growth`."""
     count = len(overlap)
     inverse = np.eye(count) - np.linalg.inv(np.eye(count) + overlap)
     return np.asarray(inverse * (1.0 - np.eye(count)))
@@ -95,14 +95,39 @@ def growth(
     The common token moves by z = -B_n(t). A distinct token of class n moves at eta_Z f_nl^2 xi_n in the steps that
     bring class n, one of K, so on average chi_l0 lies between exp(2 f_nl0^2(0) B_n / K) and exp(2 B_n / K).
 
-    It holds for a decoder whose classes do not move each other's w_n (`Settings.decoupled`), as Theorem 1 has it.
-    Under plain gradients beta_{nn'} is not E' but about M h alpha_n[n'] / gamma, which is smaller by a factor of order
-    M E: the signs and the slow-down at t0 stay, the growth does not. `tests/theory/test_formulas.py` shows both.
+    It holds for a decoder whose classes do not move each other's w_n (`Settings.decoupled`), as Theorem 1 has it. Under
+    gradient descent they do; `plain_growth` is what holds then.
     """
     _check(tokens, classes, eta_y, eta_z)
     value = decoder(np.asarray(times) / classes, tokens, eta_y)
     inner = 2.0 * eta_z / eta_y * classes * ((tokens - 1) * value) ** 2 * pressure_at_start
     return np.asarray(np.log1p(inner) / 4.0)
+
+
+def plain_growth(
+    times: NDArray[np.float64] | float, tokens: int, classes: int, eta_y: float, eta_z: float, overlap: float
+) -> FloatArray:
+    """B_n(t) under plain gradient descent on Y: ours, as Theorem 1 is not about it. The common token moves by -B_n(t).
+
+    Descent leaves Y = sum_n f_n v_n^T with v_n = (M - 1) h zeta_n, so that
+
+        Y (e_n - alpha_n) = gamma f_n - M h sum_{n' != n} alpha_n[n'] f_{n'},    beta_{nn'} = M h alpha_n[n'] / gamma
+
+    Theorem 1 has w_n = Y^T f_n move by its own class alone. But w_n = v_n + sum_{n'} E_{nn'} v_{n'}, and the second
+    part cancels E' = I - (I + E)^-1. With an overlap E_{nn'} = rho at the start, of one weak common token, which
+    follows exp(2 z), and alpha_n[n'] = exp(rho M h) / (M - 1 + exp(M h)):
+
+        B_n(t) = (1/2) ln( 1 + 2 (eta_Z / eta_Y) K (K - 1) (rho / M) J(M h(t / K)) ),
+        J(x) = int_0^x u exp(rho u) du = ((rho x - 1) exp(rho x) + 1) / rho^2
+
+    That is smaller than Theorem 4's by a factor of about M rho. It needs eta_Y >> eta_Z, since Y has been learned along
+    the directions of earlier steps.
+    """
+    _check(tokens, classes, eta_y, eta_z)
+    check_range("overlap", overlap, 0, 1, above=True)
+    reach = tokens * decoder(np.asarray(times) / classes, tokens, eta_y)
+    total = ((overlap * reach - 1.0) * np.exp(overlap * reach) + 1.0) / overlap**2
+    return np.asarray(np.log1p(2.0 * eta_z / eta_y * classes * (classes - 1) * overlap / tokens * total) / 2.0)
 
 
 def snapped(probabilities: FloatArray, chi: float) -> FloatArray:

@@ -42,8 +42,9 @@ class AttentionProbe:
     every: steps between looks. sequences, queries: how many of a batch are looked at. log: a file that gets a line a
     look (`probe_log.Row`); it must not exist. tokens: from the model's arguments to the token ids (B, S) of the keys
     (default: ``input_ids``, or the first whole-number matrix). distinct: (V,) true for ids that belong to one class
-    only. frequent: (V,) likewise; without it, the ids that make up half of all tokens seen so far. weights: names of
-    modules whose output is attention weights (B, H, Q, S) or (B, Q, S), not yet normalised. seen: told of the weights.
+    only. frequent: (V,) likewise; without it, the ids that make up half of all tokens of the looks so far. weights:
+    names of modules whose output is attention weights (B, H, Q, S) or (B, Q, S), not yet normalised. seen: told of the
+    weights.
     """
 
     def __init__(
@@ -57,17 +58,21 @@ class AttentionProbe:
         for name in weights:
             if name not in modules:
                 raise ConfigError(f"weights names {name!r}; the model has no such module")
+        self.model = model
         self.rows: list[Row] = []
         self.sequences = sequences
         self._every, self._queries = every, queries
         self._tokens, self._distinct, self._frequent, self._seen = tokens, distinct, frequent, seen
         self._counts = torch.zeros(0)
+        self._masks: dict[str, Tensor | None] = {}
         self._step = 0
         self._path: list[tuple[str, nn.Module]] = []
         self._ids: Tensor | None = None
         self._found: dict[str, dict[str, list[float] | None]] = {}
         self._mode: _Mode | None = None
-        self._log = None if log is None else Path(log).open("x", encoding="utf-8")  # noqa: SIM115 - closed by close()
+        self._log = None if log is None else Path(log).absolute()
+        if self._log is not None:
+            self._log.touch(exist_ok=False)
         self._hooks = [
             model.register_forward_pre_hook(self._begin, with_kwargs=True),
             model.register_forward_hook(self._end, always_call=True),
@@ -92,12 +97,10 @@ class AttentionProbe:
         self.close()
 
     def close(self) -> None:
-        """Take the hooks away and close the log; the rows stay."""
+        """Take the hooks away; the rows and the log stay."""
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
-        if self._log is not None:
-            self._log.close()
 
     def scanning_ended(self, layer: str | None = None) -> int | None:
         """When attention of a layer (default: the mean of all) stopped moving much; None while it moves."""
@@ -111,12 +114,13 @@ class AttentionProbe:
     def _begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not model.training:
             return
-        ids = self._ids_of(args, kwargs)
-        if self._frequent is None and ids is not None:
-            self._count(ids)
         self._step += 1
         if (self._step - 1) % self._every:
             return
+        ids = self._ids_of(args, kwargs)
+        if self._frequent is None and ids is not None:
+            self._count(ids)
+        self._masks = {"frequent": self._is_frequent(), "distinct": self._distinct}
         self._ids, self._found, self._path = ids, {}, [self._root]
         self._mode = _Mode(self)
         self._mode.__enter__()
@@ -131,8 +135,8 @@ class AttentionProbe:
         row = Row(self._step - 1, self._found)
         self.rows.append(row)
         if self._log is not None:
-            self._log.write(row.line())
-            self._log.flush()
+            with self._log.open("a", encoding="utf-8") as file:
+                file.write(row.line())
 
     def _enter(self, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any) -> None:
@@ -164,9 +168,10 @@ class AttentionProbe:
         return None
 
     def _count(self, ids: Tensor) -> None:
+        ids = ids.detach().flatten().cpu()
         if not ids.numel() or int(ids.min()) < 0 or int(ids.max()) >= _VOCABULARY:
             return
-        found = torch.bincount(ids.detach().flatten().cpu(), minlength=len(self._counts)).float()
+        found = torch.bincount(ids, minlength=len(self._counts)).float()
         found[: len(self._counts)] += self._counts
         self._counts = found
 
@@ -237,7 +242,7 @@ class AttentionProbe:
             "sparsity": mean(dropped),
             **{
                 measure: None if ids is None or mask is None else mean(_share(weights, mask, ids))
-                for measure, mask in (("frequent", self._is_frequent()), ("distinct", self._distinct))
+                for measure, mask in self._masks.items()
             },
         }
         if self._seen is not None:
