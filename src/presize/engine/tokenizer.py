@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from presize.errors import InvalidRequestError, ModelError, first_line
+from presize.predict.vocabulary import fingerprint
 
 MAX_PROMPT_CHARACTERS = 2**24
 
@@ -61,8 +61,7 @@ class Tokenizer:
 
     def fingerprint(self) -> str:
         """The same for two tokenizers that make the same tokens: a hash of the vocabulary."""
-        vocabulary = sorted(self._inner.get_vocab().items(), key=lambda item: item[1])
-        return hashlib.blake2b(repr(vocabulary).encode(), digest_size=16).hexdigest()
+        return fingerprint(self._inner.get_vocab())
 
     def content(self) -> bytes:
         """All of it, as `tokenizer.json` has it."""
