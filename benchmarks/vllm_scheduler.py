@@ -1,16 +1,21 @@
-"""Presize inside vLLM beside vLLM's own scheduling: a closed batch of Alpaca prompts, several pool sizes, interleaved.
+"""Presize inside vLLM beside vLLM's own scheduling: Alpaca prompts, several pool sizes, interleaved.
 
-Every cell is a run of its own in a fresh engine, kept in --work as it ends, so the command goes on where it stopped; it
-starts no further cell after --minutes, and reports on what there is. True lengths are those of the first stock run at
-the same limits. `same_texts`: the share of answers equal to stock's at the same pool; `stock 0.02` and `stock 0.05`,
-which differ from stock in the batch alone, say how much of the difference is arithmetic.
+A closed batch; with --loads an open loop: arrivals with the gaps of Azure's trace, at these shares of the requests/s
+that stock vLLM makes of the closed batch with the same pool in the same round. Every cell is a run of its own in a
+fresh engine, kept in --work as it ends, so the command goes on where it stopped; it starts no further cell after
+--minutes, and reports on what there is. True lengths are those of stock's closed batch of the round. `same_texts`: the
+share of answers equal to stock's at the same pool; `stock 0.02` and `stock 0.05`, which differ from stock in the batch
+alone, say how much of the difference is arithmetic. A request is good if its first token comes within 5 s and the
+others at reading speed, 187.5 ms each.
 
 python benchmarks/vllm_scheduler.py --vllm .venv-vllm --kv-tokens 8192 --rounds 3 --minutes 60 --save
+python benchmarks/vllm_scheduler.py --vllm .venv-vllm --kv-tokens 8192 --loads 0.8,1,1.2 --save
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -21,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from filing import report, rounded
-from workload import alpaca_rows
+from workload import alpaca_rows, azure_arrivals
 
 from presize.config import DEFAULT_MODEL
 from presize.engine.hub import resolve
@@ -34,9 +39,9 @@ STOCK: dict[str, dict[str, Any]] = {"stock": {}, "stock 0.02": {"watermark": 0.0
 OURS: dict[str, dict[str, Any]] = {
     "kaplan-meier": {},
     "trained": {"predictor": TRAINED},
-    "trained gittins": {"predictor": TRAINED, "order": "gittins"},
+    "trained gittins": {"predictor": TRAINED, "order": "gittins", "aging": 0.1},
     "true lengths": {},
-    "true lengths gittins": {"order": "gittins"},
+    "true lengths gittins": {"order": "gittins", "aging": 0.1},
 }
 
 
@@ -51,6 +56,7 @@ def main() -> None:
     parser.add_argument("--max-tokens", type=int, default=1024)
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--loads", default="", help="of an open loop, with commas; none: a closed batch")
     parser.add_argument("--minutes", type=float, default=1e9)
     parser.add_argument("--work", type=Path, default=Path(__file__).parent / "work" / "vllm_scheduler")
     parser.add_argument("--save", action="store_true", help="file the result under benchmarks/results/")
@@ -63,34 +69,45 @@ def main() -> None:
     prompts = [tokenizer.encode_chat(row["messages"]) for row in alpaca_rows(options.count, seed=0)]
     ends = time.monotonic() + 60 * options.minutes
     pools = [int(tokens) for tokens in options.kv_tokens.split(",")]
-    runs: dict[int, dict[str, list[dict[str, Any]]]] = {tokens: {} for tokens in pools}
-    for round_number in range(options.rounds):
-        for tokens in pools:
-            for name in dict.fromkeys(["stock", *cells]):  # the true lengths are stock's
-                found = cell(options, prompts, tokens, name, round_number, may_run=time.monotonic() < ends)
-                if found is not None:
-                    runs[tokens].setdefault(name, []).append(found)
+    loads: list[float | None] = [float(load) for load in options.loads.split(",") if load] or [None]
+    runs: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for round_number, tokens, load in itertools.product(range(options.rounds), pools, loads):
+        for name in dict.fromkeys(["stock", *cells]):  # the true lengths and the capacity are stock's
+            found = cell(options, prompts, tokens, load, name, round_number, may_run=time.monotonic() < ends)
+            if found is not None:
+                key = f"{tokens}" if load is None else f"{tokens} at {load:g}"
+                runs.setdefault(key, {}).setdefault(name, []).append(found)
     result = {
-        str(tokens): {name: summary(found, by_name["stock"]) for name, found in by_name.items()}
-        for tokens, by_name in runs.items()
+        key: {name: summary(found, by_name["stock"]) for name, found in by_name.items()}
+        for key, by_name in runs.items()
     }
     settings = {key: getattr(options, key) for key in ("count", "max_tokens", "dtype", "rounds")}
-    report("vllm-scheduler", rounded({"settings": settings, "pools": result}), save=options.save)
+    report(
+        "vllm-open-loop" if options.loads else "vllm-scheduler",
+        rounded({"settings": settings, "pools": result}),
+        save=options.save,
+    )
 
 
 def cell(
-    options: Any, prompts: list[list[int]], tokens: int, name: str, round_number: int, *, may_run: bool
-) -> dict[str, Any] | None:
+    options: Any, prompts: list[list[int]], tokens: int, load: float | None, name: str, round_number: int,
+    *, may_run: bool,
+) -> dict[str, Any] | None:  # fmt: skip
     """The figures that are kept, or of a new run; None if there are none and no time for one."""
     where = options.work / f"{options.count}-{options.max_tokens}-{options.dtype}-{tokens}-{round_number}"
-    kept = where.with_name(f"{where.name}-{name.replace(' ', '_')}.json")
+    of_load = "" if load is None else f"-{load:g}"
+    kept = where.with_name(f"{where.name}{of_load}-{name.replace(' ', '_')}.json")
     if not kept.exists():
-        if not may_run:
+        closed = None
+        if load is not None or name != "stock":
+            closed = cell(options, prompts, tokens, None, "stock", round_number, may_run=may_run)
+        if not may_run or (load is not None and closed is None):
             return None
-        hints = None
-        if name.startswith("true lengths"):
-            stock = json.loads(where.with_name(f"{where.name}-stock.json").read_text())
-            hints = [len(answer) for answer in stock["answers"]]
+        arrivals, hints = [0.0] * len(prompts), None
+        if load is not None and closed is not None:
+            arrivals = azure_arrivals(len(prompts), load * len(prompts) / closed["seconds"])
+        if name.startswith("true lengths") and closed is not None:
+            hints = [len(answer) for answer in closed["answers"]]
         engine = STOCK.get(name) or {}
         if name in OURS:
             engine = {
@@ -102,7 +119,7 @@ def cell(
             json.dumps(
                 {
                     "prompts": prompts, "kv_tokens": tokens, "max_tokens": options.max_tokens, "dtype": options.dtype,
-                    "engine": engine, "hints": hints,
+                    "engine": engine, "hints": hints, "arrivals": arrivals,
                 }
             )
         )  # fmt: skip
@@ -111,7 +128,7 @@ def cell(
         part.write_text(json.dumps(found))
         part.rename(kept)
         shown = {key: value for key, value in found.items() if key != "answers"}
-        print(tokens, name, round_number, json.dumps(rounded(shown)), file=sys.stderr, flush=True)
+        print(tokens, load or "closed", name, round_number, json.dumps(rounded(shown)), file=sys.stderr, flush=True)
     figures: dict[str, Any] = json.loads(kept.read_text())
     return figures
 
@@ -137,7 +154,7 @@ def summary(found: list[dict[str, Any]], stock: list[dict[str, Any]]) -> dict[st
     kept = [key for key in found[0] if key != "answers"]
     medians = {key: statistics.median(run[key] for run in found) for key in kept}
     pairs = list(zip(found, stock, strict=False))
-    for key in ("tokens_per_second", "latency_mean_s", "latency_p99_s", "itl_p99_s"):
+    for key in ("tokens_per_second", "latency_mean_s", "latency_p99_s", "itl_p99_s", "ttft_mean_s"):
         medians[f"{key}_ratio"] = statistics.median(ours[key] / theirs[key] for ours, theirs in pairs)
     same = [
         sum(a == b for a, b in zip(ours["answers"], theirs["answers"], strict=True)) / len(theirs["answers"])

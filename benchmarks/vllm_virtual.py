@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from filing import report, rounded
 from peers.vllm_cell import figures
+from workload import azure_arrivals
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests/integrations"))
 from driving import BLOCK, World, make_request, make_scheduler
@@ -109,15 +110,17 @@ def main() -> None:
     parser.add_argument("--kv-tokens", default="4096,8192,16384,65536", help="pool sizes, with commas")
     parser.add_argument("--max-tokens", type=int, default=1024)
     parser.add_argument("--count", type=int, help="only so many of the prompts")
+    parser.add_argument("--rate", type=float, help="requests/s, with the gaps of Azure's trace (default: all at once)")
     parser.add_argument("--save", action="store_true", help="file the result under benchmarks/results/")
     options = parser.parse_args()
     work = json.loads(options.run.read_text())
     prompts, answers = work["prompts"][: options.count], [len(a) for a in work["answers"][: options.count]]
+    arrivals = azure_arrivals(len(prompts), options.rate) if options.rate else [0.0] * len(prompts)
     pools: dict[str, dict[str, Any]] = {}
     for tokens in options.kv_tokens.split(","):
         found: dict[str, Any] = pools.setdefault(tokens, {})
         for name in options.settings.split(","):
-            found[name] = cell(prompts, answers, options.max_tokens, int(tokens), **SETTINGS[name])
+            found[name] = cell(prompts, answers, options.max_tokens, int(tokens), arrivals, **SETTINGS[name])
             stock = found.get("stock")
             if stock:
                 found[name]["ratio"] = {
@@ -133,11 +136,11 @@ def cell(
     lengths: list[int],
     max_tokens: int,
     kv_tokens: int,
+    arrivals: list[float],
     presize: dict[str, Any] | None = None,
     forecasts: str = "kaplan-meier",
     watermark: float = 0.0,
 ) -> dict[str, Any]:
-    """A closed batch."""
     scheduler = make_scheduler(
         Path(tempfile.mkdtemp()), presize, blocks=kv_tokens // BLOCK, seqs=SEQS, budget=BUDGET,
         max_model_len=MODEL_LEN, watermark=watermark,
@@ -146,12 +149,12 @@ def cell(
         scheduler.advisor.forecasts = Forecasts(Known(curves(forecasts, prompts, lengths, max_tokens)), None)
     # an answer of max_tokens was cut off
     world = Virtual(scheduler, {str(i): n for i, n in enumerate(lengths) if n < max_tokens})
-    world.serve([make_request(str(i), ids, max_tokens, arrival=i * 1e-4) for i, ids in enumerate(prompts)])
+    world.serve([make_request(str(i), ids, max_tokens, arrival=arrivals[i]) for i, ids in enumerate(prompts)])
     assert presize is None or scheduler.advisor is not None
     made = [len(world.made[str(i)]) for i in range(len(prompts))]
     assert made == lengths, "every answer has its length"
     return {
-        **figures(list(world.times.values())),
+        **figures([world.times[str(i)] for i in range(len(prompts))], arrivals),
         "preemptions": len(world.preempted),
         "steps": world.steps,
         "batch_mean": float(np.mean(world.batches)),

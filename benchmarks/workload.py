@@ -6,13 +6,18 @@ python benchmarks/workload.py --count 256 --seed 0 > prompts.jsonl
 from __future__ import annotations
 
 import argparse
+import csv
 import gzip
+import itertools
 import json
 import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 ALPACA = Path(__file__).resolve().parents[2] / "shared/data/prompts/vicuna7b_alpaca_train.jsonl.gz"
+AZURE = ALPACA.parents[1] / "traces/azure2023_conv.csv.gz"
 
 
 def alpaca_rows(count: int, seed: int, path: Path = ALPACA) -> list[dict[str, Any]]:
@@ -29,6 +34,15 @@ def alpaca_rows(count: int, seed: int, path: Path = ALPACA) -> list[dict[str, An
         }
         for row in drawn
     ]
+
+
+def azure_arrivals(count: int, rate: float, path: Path = AZURE) -> list[float]:
+    """``count`` arrivals, the first at 0, with the gaps of Azure's conversation trace scaled to ``rate`` a second."""
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        rows = list(itertools.islice(csv.DictReader(file), count))
+    stamps = np.array([row["TIMESTAMP"] for row in rows], dtype="datetime64[ns]").astype(np.int64)
+    since = (stamps - stamps[0]).astype(np.float64)
+    return (since * ((count - 1) / rate / since[-1])).tolist()
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,8 @@ import vllm
 from driving import BLOCK, World, make_request, make_scheduler
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 
-from presize.errors import ConfigError
+from presize import predict
+from presize.errors import ConfigError, ModelError
 from presize.integrations.vllm import contract
 from presize.integrations.vllm.queue import PresizeQueue
 
@@ -64,6 +66,15 @@ def test_it_imports_nothing_of_the_engine() -> None:
 def test_bad_options_are_refused(given: dict[str, Any], complaint: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=complaint):
         make_scheduler(tmp_path, given)
+
+
+def test_a_predictor_of_other_tokens_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That the shipped one is taken for the model it is for, the test with that model says."""
+    (shipped,) = Path(predict.__file__).parent.glob("shipped/*")
+    other = SimpleNamespace(get_vocab=lambda: {"a": 0, "b": 1})
+    monkeypatch.setattr("vllm.tokenizers.cached_tokenizer_from_config", lambda config: other)
+    with pytest.raises(ModelError, match="whose tokenizer is another one"):
+        make_scheduler(tmp_path, {"predictor": str(shipped)})
 
 
 def run(tmp_path: Path, presize: dict[str, Any] | None, lengths: dict[str, int], **options: Any) -> World:

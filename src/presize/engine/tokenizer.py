@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from functools import cached_property
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from presize.errors import CapacityError, InvalidRequestError, ModelError, first_line
+from presize.predict.vocabulary import fingerprint
 
 MAX_PROMPT_CHARACTERS = 2**24
 
@@ -81,8 +81,7 @@ class Tokenizer:
 
     def fingerprint(self) -> str:
         """The same for two tokenizers that make the same tokens: a hash of the vocabulary."""
-        vocabulary = sorted(self._inner.get_vocab().items(), key=lambda item: item[1])
-        return hashlib.blake2b(repr(vocabulary).encode(), digest_size=16).hexdigest()
+        return fingerprint(self._inner.get_vocab())
 
     def content(self) -> bytes:
         """All of it, as `tokenizer.json` has it."""

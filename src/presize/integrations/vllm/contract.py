@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterator
+from importlib import import_module
 from typing import Any
 
 from vllm.v1.core.block_pool import BlockPool
@@ -74,6 +75,8 @@ def breaches(scheduler: Any = AsyncScheduler, request: Any = Request) -> Iterato
     yield from (f"SchedulerOutput.{name} is missing" for name in OUTPUT if name not in SchedulerOutput.__annotations__)
     if "num_gpu_blocks" not in _names(BlockPool.__init__) or not hasattr(BlockPool, "get_num_free_blocks"):
         yield "BlockPool has another interface"
+    if not hasattr(import_module("vllm.tokenizers"), "cached_tokenizer_from_config"):
+        yield "vllm.tokenizers.cached_tokenizer_from_config is missing"
     if missing := LOOP - _names(inspect.unwrap(scheduler.schedule)):
         yield f"Scheduler.schedule does not use {', '.join(sorted(missing))}"
 

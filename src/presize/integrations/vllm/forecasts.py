@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from presize.config import SchedulerOptions
@@ -23,10 +23,11 @@ class Forecasts:
         self.model = None if model is None else Background(model)
 
     @classmethod
-    def of(cls, options: SchedulerOptions, rank: int | None = None) -> Forecasts:
+    def of(cls, options: SchedulerOptions, tokenizer: Callable[[], str | None], rank: int | None = None) -> Forecasts:
         """By the option ``predictor``; ConfigError or ModelError if there is none of that name.
 
-        rank: of several engines; each learns online in a directory of its own.
+        tokenizer: gives the fingerprint of the served model's, or None if it is not known; only a learned predictor
+        needs it. rank: of several engines; each learns online in a directory of its own.
         """
         if options.predictor in PREDICTORS:
             return cls(PREDICTORS.get(options.predictor)(options), None)
@@ -34,8 +35,9 @@ class Forecasts:
         history = PREDICTORS.get("kaplan-meier")(options)
         if options.learn_online is not None:
             home = Path(options.learn_online)
-            return cls(history, Online(home if rank is None else home / f"rank{rank}", directory, options))
-        learned = Learned.load(directory)
+            home = home if rank is None else home / f"rank{rank}"
+            return cls(history, Online(home, directory, options, tokenizer()))
+        learned = Learned.load(directory, tokenizer())
         if not isinstance(learned.model, LengthModel):
             raise ConfigError(
                 f"the predictor in {directory} reads the served model's states, which vLLM does not hand out; "

@@ -17,6 +17,7 @@ from vllm.v1.request import Request as VllmRequest
 from presize.integrations.vllm import contract
 from presize.integrations.vllm.metrics import Metrics
 from presize.integrations.vllm.options import described, read_options
+from presize.predict.vocabulary import fingerprint
 
 T = TypeVar("T")
 logger = init_logger("vllm.presize")
@@ -43,9 +44,8 @@ class PresizeScheduler(AsyncScheduler):
         from presize.integrations.vllm.forecasts import Forecasts
 
         parallel = self.vllm_config.parallel_config
-        forecasts = Forecasts.of(
-            options.scheduler, parallel.data_parallel_index if parallel.data_parallel_size > 1 else None
-        )
+        rank = parallel.data_parallel_index if parallel.data_parallel_size > 1 else None
+        forecasts = Forecasts.of(options.scheduler, self._tokenizer, rank)
         groups = len(self.kv_cache_config.kv_cache_groups)
         self.advisor = Advisor(self, options.scheduler, forecasts, admits_all=groups != 1)
         self.waiting = self.advisor.queue
@@ -55,6 +55,13 @@ class PresizeScheduler(AsyncScheduler):
             _own_version(), described(options.scheduler), self.advisor.pool.num_blocks, self.block_size,
             "" if groups == 1 else f"; admission stays vLLM's, as the model has {groups} kinds of KV cache",
         )  # fmt: skip
+
+    def _tokenizer(self) -> str | None:
+        """Fingerprint of the tokenizer that vLLM has for the model; None if it was told to have none."""
+        from vllm.tokenizers import cached_tokenizer_from_config
+
+        tokenizer = cached_tokenizer_from_config(self.vllm_config.model_config)
+        return None if tokenizer is None else fingerprint(tokenizer.get_vocab())
 
     def schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
         if self.advisor is None:
