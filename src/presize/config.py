@@ -111,9 +111,9 @@ class SchedulerOptions(Options):
         "directory in which a predictor goes on learning from what is served; it keeps prompts, as token ids "
         "(default: off)",
     )
-    risk: float = option(2.5, "payback: standard deviations above the mean that count as an overflow", low=0, high=10)
+    risk: float = option(2.0, "payback: standard deviations above the mean that count as an overflow", low=0, high=10)
     payback: float = option(
-        0.5, "payback: an overflow is accepted if the request has repaid its prefill this often before", low=0, high=1e6
+        3.0, "payback: an overflow is accepted if the request has repaid its prefill this often before", low=0, high=1e6
     )
     watermark: float = option(0.05, "watermark: share of the blocks kept free at admission", low=0, high=0.9)
     reserve_tokens: int | None = option(
