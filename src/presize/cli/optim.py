@@ -85,10 +85,13 @@ def _print(console: Console, found: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
     for reference, title in (("full", "the whole matrix"), ("blocks", "its diagonal blocks")):
-        table = Table(box=box.SIMPLE_HEAD, title=f"Relative error against {title}", title_justify="left")
+        table = Table(
+            box=box.SIMPLE_HEAD, title=f"Relative error against {title}", title_justify="left",
+            pad_edge=False, padding=(0, 1, 0, 0),
+        )  # fmt: skip
         table.add_column("approximation", no_wrap=True)
         for row in found:
-            table.add_column(row["type"], justify="right", min_width=len("0.000"))
+            table.add_column(row["type"].replace("feed-forward", "mlp"), justify="right", min_width=len("output"))
         for method in found[0]["errors"]:
             cells = [row["errors"][method].get(reference) for row in found]
             if cells[0] is not None:
@@ -126,6 +129,7 @@ def _scripted(path: str) -> _Target:
 def _language_model(name: str, options: OptimReportOptions, report: Report) -> _Target:
     import torch
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
     from presize.engine.hub import resolve
     from presize.engine.tokenizer import Tokenizer
@@ -138,6 +142,7 @@ def _language_model(name: str, options: OptimReportOptions, report: Report) -> _
             f"--text has {len(tokens)} tokens; {options.samples} samples of {length} need {length * options.samples}"
         )
     report("loading the model", 0, 0)
+    logging.disable_progress_bar()  # there is one already
     model: nn.Module = AutoModelForCausalLM.from_pretrained(
         path, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
     )

@@ -31,8 +31,8 @@ class BlockLowRank(Optimizer):
     """Preconditions each block of a layer's weights, as a rule a row, by a low-rank second moment.
 
     For block i of a matrix of weights, with momentum m_i, second moment C_i ~ U S_i U^T + tail, all blocks of one layer
-    sharing U, the step is ``-lr C_i^(-1/2) m_i``: within the basis all correlations between its weights count, outside
-    of it their common scale. Biases, norms, scalars, what is larger than ``max_dim``, and parameter groups with
+    sharing U, the step is ``-lr C_i^(-1/2) m_i``: within the basis correlations between its weights count, outside of
+    it their common scale. Biases, norms, scalars, what is larger than ``max_dim``, and parameter groups with
     ``precondition=False`` (embeddings: see `param_groups`) take Adam.
 
     Args:
@@ -40,9 +40,11 @@ class BlockLowRank(Optimizer):
         lr: learning rate; of the size that suits AdamW.
         betas: decay of the momentum and of the second moments.
         eps: added to the square roots of second moments.
-        rank: columns of a basis; 0 leaves the tail alone. At most a block's size, where the method is exact.
-        update_interval: steps between two refreshes of basis and roots (before the first, also at powers of two).
+        rank: directions in a basis; 0 leaves the tail alone. At most a block's size.
+        update_interval: steps between two refreshes of the basis (before the first, also at powers of two).
         weight_decay: decoupled, as in AdamW.
+        core: what is kept of S_i: ``diagonal`` (Adam in the basis), or ``full``, for an eigendecomposition a block and
+            refresh; at full rank that is the exact method of block-diagonal second moments.
         block: what a block is: ``row`` (what goes into an output; of a convolution, an output channel), ``column``,
             ``auto`` (the cheaper), ``head`` (rows, with a basis for each of ``heads`` runs of rows).
         heads: bases in a layer, for ``block="head"``.
@@ -50,12 +52,12 @@ class BlockLowRank(Optimizer):
             another momentum) or ``none`` (nothing moves there).
         grafting: ``adam`` gives each layer's step the length of Adam's, for the memory of Adam's second moment.
         max_dim: matrices with a longer side take Adam.
-        tolerated_failures: eigendecompositions of a layer that may fail in a row, the old one staying in force.
+        tolerated_failures: eigendecompositions of full cores that may fail in a row, the old ones staying in force.
         maximize: go up instead of down.
         differentiable: only False is known.
 
-    State of an (m, n) matrix with rows as blocks, in numbers: m n + 2 n r + 2 m r^2 + m r + m; Adam's is 2 m n. They
-    are float32, also for parameters of half precision, and float64 for float64.
+    State of an (m, n) matrix with rows as blocks, in numbers: m n + 2 n r + 2 m r + m; Adam's is 2 m n. They are
+    float32, also for parameters of half precision, and float64 for float64.
 
     Raises:
         ConfigError: a value out of range, complex parameters, sparse gradients.
