@@ -22,9 +22,10 @@ from torch import Tensor, nn
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 from filing import report, rounded
 
-from presize.cli.forecasts import read_answers, served_tokenizer
+from presize.cli.forecasts import served_tokenizer
 from presize.cli.picture_file import check_picture, new_figure, save_figure
 from presize.config import DEFAULT_MODEL
+from presize.predict.log import read_log
 from presize.predict.train.attention import AttentionNet
 from presize.predict.train.learn import learn
 from presize.predict.train.task import Recipe
@@ -95,7 +96,7 @@ def main() -> None:
     if args.save_plot:
         check_picture(Path(args.save_plot))
     tokenizer = served_tokenizer(DEFAULT_MODEL, quiet)
-    log = read_answers(args.log, tokenizer, quiet)
+    log = read_log(Path(args.log), tokenizer)
     watch = Watch(distinct_words([query.prompt_token_ids for query in log.queries], log.lengths))
     hook = nn.modules.module.register_module_forward_pre_hook(watch)
     header, _ = learn(log, tokenizer, DEFAULT_MODEL, Recipe(kind="attention"), quiet)

@@ -161,7 +161,7 @@ def test_a_script_is_run_with_a_probe(capsys: Any, tmp_path: Path) -> None:
     assert "self_attn" in err
     assert main(["dynamics", "watch", str(log)]) == 0
     assert json.loads(capsys.readouterr().out) == figures
-    assert main(["dynamics", "watch", str(script), *flags]) == 1
+    assert main(["dynamics", "watch", str(script), *flags]) == 2
     assert "which is there already" in capsys.readouterr().err
 
 
