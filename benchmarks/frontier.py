@@ -183,7 +183,8 @@ def plot(path: Path, rows: list[dict[str, Any]]) -> None:
             panel.axvline(1, color="#9ca3af", linewidth=0.7)
             panel.grid(color="#e5e7eb", linewidth=0.7)
             panel.set_title(f"{workload}, {'closed batch' if load is None else f'load {load}'}", fontsize=11)
-            panel.set(xlabel=x.removesuffix("_s").replace("_", " "), ylabel=y.removesuffix("_s").replace("_", " "))
+            x_label, y_label = (name.removesuffix("_s").replace("_", " ").replace("itl", "gap") for name in (x, y))
+            panel.set(xlabel=f"{x_label}, relative", ylabel=f"{y_label}, relative")
     for number, machine in enumerate(MACHINES):
         panels[0][0].plot([], [], "o-", color=f"C{number}", markersize=4, label=f"{machine}: watermark 0 to 15 %")
     for name, shape in shapes.items():

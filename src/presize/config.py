@@ -113,8 +113,9 @@ class SchedulerOptions(Options):
     )
     risk: float = option(2.0, "payback: standard deviations above the mean that count as an overflow", low=0, high=10)
     payback: float = option(
-        3.0, "payback: an overflow is accepted if the request has repaid its prefill this often before", low=0, high=1e6
-    )
+        3.0, "payback: an overflow is accepted if the request has repaid this many times its prefill before",
+        low=0, high=1e6,
+    )  # fmt: skip
     watermark: float = option(0.05, "watermark: share of the blocks kept free at admission", low=0, high=0.9)
     reserve_tokens: int | None = option(
         None, "worst-case: tokens booked for each sequence (default: its prompt + max_tokens)", low=1, high=2**24
