@@ -35,32 +35,8 @@ if __name__ == "__main__":
 """
 
 
-FEATURES = """
-import json, sys
-from vllm import LLM, SamplingParams
-from vllm.sampling_params import StructuredOutputsParams
-
-if __name__ == "__main__":
-    model, given = sys.argv[1], json.loads(sys.argv[2])
-    llm = LLM(
-        model=model, dtype="float32", enforce_eager=True, block_size=32, max_num_seqs=16, max_num_batched_tokens=48,
-        num_gpu_blocks_override=25, max_model_len=512, disable_log_stats=False, enable_prefix_caching=True,
-        scheduling_policy="priority", **given,
-    )
-    choice = StructuredOutputsParams(choice=["positive", "negative"])
-    prefix = "The following is a list of reviews, each with an opinion in one word. " * 5
-    outputs = llm.generate(
-        [f"{prefix}Review {n}: I liked it. Opinion:" for n in range(20)],
-        [SamplingParams(temperature=0, max_tokens=60, structured_outputs=None if n % 2 else choice) for n in range(20)],
-        priority=[n % 3 for n in range(20)], use_tqdm=False,
-    )
-    preemptions = sum(m.value for m in llm.get_metrics() if m.name == "vllm:num_preemptions")
-    print("RESULT" + json.dumps([[o.outputs[0].text for o in outputs], preemptions]))
-"""
-
-
-def generate(tmp_path: Path, script: str = SCRIPT, **given: Any) -> tuple[list[Any], int, str]:
-    (tmp_path / "generate.py").write_text(script)
+def generate(tmp_path: Path, **given: Any) -> tuple[list[Any], int, str]:
+    (tmp_path / "generate.py").write_text(SCRIPT)
     environment = {
         **os.environ, "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": "2",
         "VLLM_NO_USAGE_STATS": "1",
@@ -88,16 +64,3 @@ def test_the_same_texts_with_fewer_preemptions(tmp_path: Path) -> None:
     assert "Presize failed" not in log
     assert sum(a == b for a, b in zip(stock, ours, strict=True)) >= 0.8 * len(stock)
     assert preemptions < stock_preemptions
-
-
-@pytest.mark.skipif(not MODEL, reason="PRESIZE_VLLM_MODEL names no directory of the default model")
-def test_grammars_priorities_a_shared_prefix_and_prefills_in_chunks(tmp_path: Path) -> None:
-    """All at once, with steps that are scheduled ahead, in a pool that is too small."""
-    texts, _, log = generate(
-        tmp_path, FEATURES, async_scheduling=True, scheduler_cls="presize.integrations.vllm.PresizeScheduler",
-        additional_config={"presize": {"order": "gittins"}},
-    )  # fmt: skip
-    assert "schedules: policy payback, order gittins" in log
-    assert "Presize failed" not in log
-    assert {text.strip() for text in texts[::2]} <= {"positive", "negative"}
-    assert all(texts)
