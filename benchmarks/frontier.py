@@ -48,7 +48,7 @@ CELLS: dict[str, dict[str, Any]] = {
     "watermark 5% gittins": {"policy": "watermark", "order": "gittins", **NOISY},
     "watermark 5% longest-first": {"policy": "watermark", "order": "longest-first", **NOISY},
     "payback": {"policy": "payback"},
-    "payback risk 2, payback 3": {"policy": "payback", "risk": 2.0, "payback": 3.0},
+    "payback risk 2.5, payback 0.5": {"policy": "payback", "risk": 2.5, "payback": 0.5},
     "payback risk 2, payback 1": {"policy": "payback", "risk": 2.0, "payback": 1.0},
     "payback noisy": {"policy": "payback", **NOISY},
     "payback noisy gittins": {"policy": "payback", "order": "gittins", **NOISY},
