@@ -134,7 +134,9 @@ def test_what_is_stored_comes_back_the_same_but_for_half_precision_of_the_tables
     net = make_net()
     stored = net.stored()
     arrays = stored.arrays()
-    assert {name for name, array in arrays.items() if array.dtype == np.float16} == {"tokens", "pairs"}
+    assert {name for name, array in arrays.items() if array.dtype == np.float16} == {
+        "tokens", "pairs", "hidden", "decode",
+    }  # fmt: skip
     again = Attention.restored(arrays, Path())
     prompts, sides = make_prompts([1, 65, 200]), make_sides(3)
     np.testing.assert_allclose(again.curves(prompts, sides), stored.curves(prompts, sides), atol=5e-3)

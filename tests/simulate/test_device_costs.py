@@ -86,7 +86,7 @@ def test_tensor_parallel_divides_what_is_read_and_computed(model: str, width: in
     free = replace(DEVICES["h100"], step_s=0.0, sequence_s=0.0, hop_s=0.0, link_bandwidth=1e15)
     one, wide = StepCosts(free, MODELS[model]), StepCosts(free, MODELS[model], Group(tensor_parallel=width))
     count, each = batch
-    assert wide.decode(count, count * each, 1)[0] == pytest.approx(one.decode(count, count * each, 1)[0] / width, 1e-3)
+    assert wide.decode(count, count * each, 1)[0] == pytest.approx(one.decode(count, count * each, 1)[0] / width, 1e-2)
 
 
 def test_a_pipeline_reads_its_weights_no_faster_but_the_rest() -> None:

@@ -189,6 +189,7 @@ def documented(body: type[BaseModel], *, streams: bool = False) -> dict[int | st
     """`responses` of a route whose answer is ``body``; with ``streams`` it may also be server-sent events."""
     found: dict[str, Any] = {"model": body}
     if streams:
-        text = {"type": "string", "description": "with stream: true; each event's data is a chunk, the last one [DONE]"}
-        found["content"] = {"text/event-stream": {"schema": text}}
+        data = {"type": "string", "description": "a chunk; of the last event [DONE]"}
+        an_event = {"type": "object", "properties": {"data": data}, "required": ["data"]}
+        found["content"] = {"text/event-stream": {"schema": {"description": "with stream: true", **an_event}}}
     return {200: found}
