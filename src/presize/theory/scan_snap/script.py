@@ -40,7 +40,7 @@ def run_watched(script: Path, arguments: Sequence[str], log: Path, every: int) -
     except SystemExit as end:
         if end.code not in (None, 0):
             raise ConfigError(f"{script} ended with status {end.code}") from end
-    except Exception as error:
+    except Exception as error:  # of the script, which may raise anything
         raise ConfigError(f"{script} failed: {type(error).__name__}: {first_line(error)}") from error
     finally:
         sys.argv, sys.path[:] = argv, path
