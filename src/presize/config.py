@@ -131,8 +131,8 @@ class SchedulerOptions(Options):
     )  # fmt: skip
     aging: float = option(
         0.02,
-        "gittins: seconds of waiting that outweigh one token of expected length; a request is overtaken by no "
-        "request that came later than this times its length",
+        "gittins and gittins-preemptive: seconds of waiting that outweigh one token of expected length; a request is "
+        "overtaken by no request that came later than this times its length",
         low=1e-9,
         high=1e9,
     )

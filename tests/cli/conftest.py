@@ -95,14 +95,22 @@ class FakeEngine:
         self.queue = [request for request in self.queue if request not in finished]
         return [self._output(request) for request in finished]
 
+    def abort(self, request_id: str) -> RequestOutput | None:
+        stopped = next((request for request in self.queue if request.request_id == request_id), None)
+        if stopped is None:
+            return None
+        self.queue.remove(stopped)
+        return self._output(stopped)
+
     def _output(self, request: FakeRequest) -> RequestOutput:
-        ids = list(range(request.length))
+        ids = list(range(request.generated))
+        ended = "length" if request.length == request.params.max_tokens else "stop"
         answers = [
             CompletionOutput(
                 index=index,
                 text=f"answer {index} to {request.prompt}",
                 token_ids=ids,
-                finish_reason="length" if request.length == request.params.max_tokens else "stop",
+                finish_reason=ended if request.generated == request.length else "abort",
                 logprobs=None if request.params.logprobs is None else [{token: -0.5, 99: -1.5} for token in ids],
             )
             for index in range(request.params.n)

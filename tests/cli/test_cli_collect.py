@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,3 +72,36 @@ def test_resume_after_a_cut_at_any_byte_draws_what_is_missing(
         out.write_bytes(whole[:cut])
         assert collect(source, *DRAWS, "--resume") == 0
         assert sorted((line["id"], line["sample"]) for line in lines_of(out)) == wanted
+
+
+@pytest.mark.parametrize("stop_at", range(1, 6))
+def test_answers_that_a_stop_cuts_off_are_kept_as_censored_and_drawn_anew_by_resume(
+    stop_at: int, loader: Any, collect: Any, write_jsonl: Any, out: Path, lines_of: Any
+) -> None:
+    """The first three rows run from the first step on, with 1 to 5 tokens each; the others wait for their places."""
+    rows = [{**row, "ignore_eos": True, "max_tokens": 3 + i} for i, row in enumerate(ROWS)]
+    source = write_jsonl(*rows)
+
+    def interrupt(steps: int) -> None:
+        if steps == stop_at:
+            signal.raise_signal(signal.SIGINT)
+
+    loader.prepare = lambda engine: setattr(engine, "on_step", interrupt)
+    assert collect(source, *DRAWS) == 130
+    lines = lines_of(out)
+    steps = stop_at - 1  # the interrupted one gave nothing
+    lengths = {"r0": min(steps, 3), "r1": min(steps, 4), "r2": steps, "r3": max(steps - 3, 0), "r4": max(steps - 4, 0)}
+    assert {(line["id"], line["sample"]): line["output_tokens"] for line in lines} == {
+        (name, sample): length for name, length in lengths.items() if length for sample in range(3)
+    }
+    for line in lines:
+        assert line["censored"]
+        assert (line["finish_reason"] == "abort") == (line["output_tokens"] < line["max_tokens"])
+
+    loader.prepare = lambda engine: None
+    assert collect(source, *DRAWS, "--resume") == 0
+    lines = lines_of(out)
+    assert len(lines) == 3 * len(ROWS)
+    assert {(line["id"], line["sample"]): line["output_tokens"] for line in lines} == {
+        (f"r{i}", sample): 3 + i for i in range(5) for sample in range(3)
+    }

@@ -117,10 +117,12 @@ def test_a_pool_in_which_only_one_request_fits(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("policy", ["fcfs", "priority"])
 @pytest.mark.parametrize("caching", [False, True])
-def test_2000_requests_with_random_aborts(policy: str, caching: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("order", ["gittins", "gittins-preemptive"])
+def test_2000_requests_with_random_aborts(policy: str, caching: bool, order: str, tmp_path: Path) -> None:
     draw = random.Random(1)
     lengths = some(2000, seed=1)
-    scheduler = make_scheduler(tmp_path, {"order": "gittins"}, blocks=64, policy=policy, caching=caching)
+    options = {"order": order, "aging": 1.0}
+    scheduler = make_scheduler(tmp_path, options, blocks=64, policy=policy, caching=caching)
     world = World(scheduler, lengths)
     left = [make_request(n, draw.randrange(1, 90), priority=draw.randrange(3)) for n in lengths]
     aborted: set[str] = set()
@@ -136,6 +138,7 @@ def test_2000_requests_with_random_aborts(policy: str, caching: bool, tmp_path: 
     world.check_nothing_lost()
     assert set(world.ended) == set(lengths)
     assert scheduler.advisor is not None
+    assert bool(scheduler.advisor.interrupted) == (order == "gittins-preemptive")
     assert len(aborted) > 100
     for name in set(lengths) - aborted:
         assert len(world.made[name]) == min(lengths[name], 200), name

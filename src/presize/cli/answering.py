@@ -37,17 +37,18 @@ def answer_file(
     options: GenerateOptions,
     lines_of: LinesOf,
     *,
-    keep_prompts: bool = False,
+    for_log: bool = False,
 ) -> int:
     """Answer ``args.input`` into ``args.output``; ``lines_of`` makes the lines of a row. Exit status 1 if a row failed.
 
-    ``keep_prompts``: ``lines_of`` needs the row's prompt, which is let go otherwise once the engine has it.
+    ``for_log``: ``lines_of`` needs the row's prompt, which is let go otherwise once the engine has it, and is also
+    given what there is of an answer when the run is stopped.
     """
     with open_input(args.input) as stream:
         sink = open_output(args.output, resume=args.resume, overwrite=args.overwrite, input_path=args.input)
         try:
             rows = read_rows(stream, options.sampling(), model=engine_options.model, chat=options.chat)
-            return _answer(engine_options, at_least_one(rows, args.input), sink, args.output, lines_of, keep_prompts)
+            return _answer(engine_options, at_least_one(rows, args.input), sink, args.output, lines_of, for_log)
         finally:
             sink.close()
 
@@ -58,7 +59,7 @@ def _answer(
     sink: Sink,
     output_path: str,
     lines_of: LinesOf,
-    keep_prompts: bool,
+    for_log: bool,
 ) -> int:
     from rich.console import Console
 
@@ -102,7 +103,8 @@ def _answer(
                 lambda row, output: sink.write(*lines_of(row, output)),
                 on_error,
                 on_step,
-                keep_prompts=keep_prompts,
+                keep_prompts=for_log,
+                keep_stopped=for_log,
             )
             if skipped:
                 progress.say(f"{count(skipped, 'row')} had an answer in {output_path} already")

@@ -8,6 +8,7 @@ from typing import Any
 from presize.cli.answering import add_files, answer_file
 from presize.cli.flags import add_flags, build, gather
 from presize.cli.generate_options import GenerateOptions
+from presize.cli.outfile import ABORTED
 from presize.cli.rows import Row
 from presize.cli.text import paragraphs
 from presize.cli.work import engine_options
@@ -22,6 +23,8 @@ _EPILOG = paragraphs(
     "Output: a line for each answer: id, sample (from 0) of samples, prompt or messages, prompt_tokens, output_tokens, "
     "finish_reason, censored (true where the answer was cut off and its own end was not seen), temperature, "
     "max_tokens; or id, line, error. The last line on standard output is a JSON object with the figures of the run.",
+    "Stopping: Ctrl-C writes down how long the answers under way have become, censored, with finish_reason abort, since "
+    "without them, which are the longer ones, a log would be biased. --resume answers them anew.",
 )
 
 
@@ -50,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     engine, options = engine_options(values), build(GenerateOptions, values)
     if options.n > 1 and options.temperature == 0:
         raise ConfigError(f"{options.n} samples at temperature 0 are {options.n} times the same; set --temperature")
-    return answer_file(args, engine, options, log_lines, keep_prompts=True)
+    return answer_file(args, engine, options, log_lines, for_log=True)
 
 
 def log_lines(row: Row, output: RequestOutput) -> list[dict[str, Any]]:
@@ -70,4 +73,5 @@ def log_lines(row: Row, output: RequestOutput) -> list[dict[str, Any]]:
             **settings,
         }
         for answer in output.outputs
+        if answer.token_ids or answer.finish_reason != ABORTED  # a stopped one of no tokens says nothing
     ]

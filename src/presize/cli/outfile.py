@@ -15,6 +15,7 @@ from presize.cli.text import count
 from presize.errors import ConfigError, PresizeError
 
 _FIRST_BYTES = b'{"id":'  # of every line that is written here
+ABORTED = "abort"  # finish_reason of an answer that was stopped before its end
 _MARKS = {"error", "text", "output_tokens"}  # one of them is in every line
 
 
@@ -65,7 +66,9 @@ class FileSink:
         self.path = os.path.realpath(path)  # a link stays a link when the file is replaced
         self.done: frozenset[str] = frozenset()
         self.written = 0  # rows in this run
-        self._again: set[int] = set()  # lines of an earlier run whose rows are tried again: errors, missing samples
+        self._again: set[int] = (
+            set()
+        )  # lines of an earlier run whose rows are tried again: errors, missing or stopped samples
         self._resume, self._overwrite = resume, overwrite
         if not_this is not None and os.path.exists(self.path) and os.path.samefile(self.path, not_this):
             raise ConfigError(f"--output {path} is the input itself; give another file")
@@ -137,6 +140,7 @@ class FileSink:
         """Find what is done, where the last complete line ends and which lines have to go."""
         done: set[str] = set()
         partial: dict[str, list[int]] = {}  # lines of a row that has several
+        stopped: set[str] = set()
         complete = 0
         with open(self.path, "rb") as file:
             for number, line in enumerate(file, 1):
@@ -152,8 +156,10 @@ class FileSink:
                     continue
                 lines = partial.setdefault(key, [])
                 lines.append(number)
+                if row.get("finish_reason") == ABORTED:
+                    stopped.add(key)
                 samples = row.get("samples")
-                if len(lines) >= (samples if isinstance(samples, int) else 1):
+                if key not in stopped and len(lines) >= (samples if isinstance(samples, int) else 1):
                     done.add(key)
                     del partial[key]
         self._again.update(number for lines in partial.values() for number in lines)

@@ -52,6 +52,7 @@ class Serving(Protocol):
     def add_request(self, request_id: str, prompt: str | list[int], params: SamplingParams) -> None: ...
     def add_chat(self, request_id: str, messages: list[dict[str, str]], params: SamplingParams) -> None: ...
     def step(self) -> list[RequestOutput]: ...
+    def abort(self, request_id: str) -> RequestOutput | None: ...
     def has_unfinished_requests(self) -> bool: ...
     def restart(self, *, policy: str, order: str, predictor: str) -> None: ...
     def snapshot(self) -> Snapshot: ...
@@ -95,12 +96,13 @@ def run_rows(
     on_step: Callable[[Counts], None],
     *,
     keep_prompts: bool = False,
+    keep_stopped: bool = False,
 ) -> Counts:
     """Put every row into the engine's queue, then step until all are answered.
 
     ``on_step`` is called after each row that is read and after each step. ``on_output`` gets the row without its
-    prompt unless ``keep_prompts``. A row that the engine refuses goes to
-    ``on_error`` and leaves the others alone; any other exception ends the run.
+    prompt unless ``keep_prompts``, and, with ``keep_stopped``, also what is there of answers that an interrupt stops.
+    A row that the engine refuses goes to ``on_error`` and leaves the others alone; any other exception ends the run.
     """
     counts = Counts()
     pending: dict[str, Row] = {}
@@ -115,11 +117,18 @@ def run_rows(
             # mostly without its prompt, which the engine has: a file may have a million of them
             pending[row.request_id] = row if keep_prompts else replace(row, prompt=None, messages=None)
         on_step(counts)
-    while engine.has_unfinished_requests():
-        for output in engine.step():
-            counts.answered += 1
-            on_output(pending.pop(output.request_id), output)
-        on_step(counts)
+    try:
+        while engine.has_unfinished_requests():
+            for output in engine.step():
+                counts.answered += 1
+                on_output(pending.pop(output.request_id), output)
+            on_step(counts)
+    except KeyboardInterrupt:
+        if keep_stopped:
+            for request_id, row in pending.items():
+                if (output := engine.abort(request_id)) is not None:
+                    on_output(row, output)
+        raise
     return counts
 
 

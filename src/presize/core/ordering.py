@@ -30,10 +30,19 @@ def gittins(request: Request, options: SchedulerOptions) -> float:
     return request.arrival_s + options.aging * request.forecast.gittins_rank(request.output_tokens, request.max_tokens)
 
 
+@ORDERS.register("gittins-preemptive")
+def gittins_preemptive(request: Request, options: SchedulerOptions) -> float:
+    """The same, and a running request makes way for one that is forecast to be over so much sooner that it pays."""
+    return gittins(request, options)
+
+
 @ORDERS.register("longest-first")
 def longest_first(request: Request, options: SchedulerOptions) -> float:
     """Longest forecast first, S^3's order for a closed batch (decreasing first fit), aged by waiting time."""
     return request.arrival_s - options.aging * request.forecast.mean_remaining(0, request.max_tokens)
+
+
+INTERRUPTING = frozenset(["gittins-preemptive"])  # orders in which a running request can lose its place
 
 
 class WaitingQueue:

@@ -39,6 +39,7 @@ class Request:
     computed_tokens: int = 0
     kv_capacity: int = 0  # tokens that its blocks can hold
     preemptions: int = 0
+    started_at: int = 0  # output tokens when it was started or resumed last
     recomputed_tokens: int = 0
     entry: int | None = None  # rank among all that were ever queued; kept over preemptions
     admission: int | None = None  # rank among all first admissions; kept over preemptions

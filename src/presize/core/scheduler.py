@@ -16,9 +16,10 @@ import numpy as np
 from presize.config import SchedulerOptions
 from presize.core.admission import POLICIES, StepView
 from presize.core.costs import CostEstimator
+from presize.core.interruption import Interruption
 from presize.core.ledger import Ledger
 from presize.core.lengths import FloatArray, IntArray, LengthDistribution
-from presize.core.ordering import WaitingQueue
+from presize.core.ordering import INTERRUPTING, WaitingQueue
 from presize.core.outlook import Load, Outlook, Room, outlook
 from presize.core.refusal import Refusal
 from presize.core.request import Request, RequestState
@@ -76,7 +77,9 @@ class Scheduler:
         self._admissions = 0
         self._decode: dict[Request, ScheduledWork] = {}  # of what runs: made once, used in every step
         self._refusal = Refusal()
-        self.preemptions = {"booking": 0, "memory": 0}  # by cause: its booking ran out, the pool did
+        self._interruption = Interruption(options) if options.order in INTERRUPTING else None
+        self._yielding: Request | None = None  # is interrupted in the next step
+        self.preemptions = {"booking": 0, "memory": 0, "order": 0}  # by cause: see `_preempt`
 
     def check_fits(self, request: Request) -> None:
         """CapacityError, with the numbers, if the request could never fit."""
@@ -126,6 +129,7 @@ class Scheduler:
     def schedule(self) -> Decision:
         """Decide the next step. Blocks for the work are allocated when this returns."""
         decision = Decision()
+        self._interrupt(decision)
         self._make_room(decision)
         self._continue_running(decision)
         self.policy.begin(StepView(tuple(self.running), self.costs.costs))
@@ -143,7 +147,8 @@ class Scheduler:
         steps = min(most, self._REPEATS)
         if len(self.waiting):
             steps = min(steps, self._refusal.steps)
-        if not decision.num_decodes or decision.num_decodes < len(self.running) or decision.preempted:
+        only_decodes = decision.num_decodes == len(self.running) > 0
+        if not only_decodes or decision.preempted or self._yielding is not None:
             steps = 1
         if steps > 1 and self.policy.binding:
             steps = int(min(steps, 1 + min(self.policy.ceiling(r) - r.total_tokens for r in self.running)))
@@ -189,6 +194,8 @@ class Scheduler:
         assert request.state is RequestState.RUNNING, "the place of one that waits does not change"
         request.foresee(forecast)
         self.policy.revised(request)
+        if self._interruption is not None:
+            self._interruption.revised(request)
         self._refusal.lift()
 
     def finish(self, request: Request) -> None:
@@ -212,6 +219,14 @@ class Scheduler:
         """True while anything runs or waits."""
         return bool(self.running or len(self.waiting))
 
+    def _interrupt(self, decision: Decision) -> None:
+        """The request that was chosen in the last step makes way."""
+        request, self._yielding = self._yielding, None
+        if request is None or request.state is not RequestState.RUNNING:
+            return
+        if request is not protected(self.running):  # those before it may have ended meanwhile
+            self._preempt(request, decision, "order")
+
     def _make_room(self, decision: Decision) -> None:
         """Every running request gets blocks for its next tokens, oldest admission first; victims yield if need be."""
         # plain arithmetic on fields: these lines run for every running request in every step
@@ -234,6 +249,7 @@ class Scheduler:
         return True
 
     def _preempt(self, victim: Request, decision: Decision, cause: str) -> None:
+        """cause: its booking ran out, the pool's memory did, or the order wants it."""
         self.preemptions[cause] += 1
         self.running.remove(victim)
         del self._decode[victim]
@@ -279,6 +295,9 @@ class Scheduler:
                 self._start(request, decision)
                 break
         self._refusal.stand(policy.refusal_steps)
+        if self._interruption is not None and self.waiting:
+            (head,) = self.waiting.first(1)
+            self._yielding = self._interruption.victim(head, self.running, self.costs.costs)
 
     def _too_slow(self) -> bool:
         """True if one more decoding sequence would make a step longer than ``slo_tpot_ms``."""
@@ -314,5 +333,6 @@ class Scheduler:
             decision.resumed.append(request)
         self._decode[request] = ScheduledWork(request, 1, True)
         request.state = RequestState.RUNNING
+        request.started_at = request.output_tokens
         self.running.append(request)
         self._prefill(request, decision)

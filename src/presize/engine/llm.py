@@ -51,6 +51,7 @@ class LLM:
         return self._generate([messages] if single else list(messages), sampling_params, use_tqdm, self.engine.add_chat)
 
     def _generate(self, items: list[Any], params: Any, use_tqdm: bool, add: Any) -> list[RequestOutput]:
+        from rich.console import Console
         from rich.progress import track
 
         each = list(params) if isinstance(params, Sequence) else [params or SamplingParams()] * len(items)
@@ -60,7 +61,9 @@ class LLM:
         try:
             for request_id, item, one in zip(ids, items, each, strict=True):
                 add(request_id, item, one)
-            finished = {o.request_id: o for o in track(self._run(), "generating", len(items), disable=not use_tqdm)}
+            console = Console(stderr=True)  # standard output is the caller's
+            outputs = track(self._run(), "generating", len(items), disable=not use_tqdm, console=console)
+            finished = {o.request_id: o for o in outputs}
         except BaseException:  # a refused prompt or Ctrl-C leaves the engine empty, fit for the next call
             for request_id in ids:
                 self.engine.abort(request_id)

@@ -21,7 +21,8 @@ from vllm.v1.request import RequestStatus
 from presize.config import SchedulerOptions
 from presize.core.admission import POLICIES, StepView
 from presize.core.costs import CostEstimator
-from presize.core.ordering import WaitingQueue
+from presize.core.interruption import Interruption
+from presize.core.ordering import INTERRUPTING, WaitingQueue
 from presize.core.refusal import Refusal
 from presize.core.request import RequestState
 from presize.core.supervisor import choose_victim, protected
@@ -42,7 +43,8 @@ _BLOCKED = (
 class Advisor:
     """queue: what is to be vLLM's `waiting`. admits_all: admission stays vLLM's own.
 
-    asked, refused: times that the policy looked at the head of the queue, and sent it back. clock: seconds, for what a
+    asked, refused: times that the policy looked at the head of the queue, and sent it back. interrupted: requests
+    preempted for the head's sake. clock: seconds, for what a
     step costs.
     """
 
@@ -57,9 +59,11 @@ class Advisor:
         self.tracked: dict[str, Tracked] = {}
         self.running: dict[VllmRequest, Tracked] = {}  # those that were running in the last step
         self.queue = PresizeQueue(WaitingQueue(options), self.tracked, self.running)
-        self.asked = self.refused = self.bad_hints = 0
+        self.asked = self.refused = self.interrupted = self.bad_hints = 0
         self._refusal = Refusal()
         self._refused_head: Tracked | None = None
+        self._interruption = Interruption(options) if self._may_interrupt(options) else None
+        self._yielding: Tracked | None = None  # is interrupted in the next step
         self._forced: Tracked | None = None  # started without the policy's consent in this step, as nothing ran
         self._admissions = 0
         self._ended = False  # since the last step, so that what runs has more to tell the predictor
@@ -83,6 +87,7 @@ class Advisor:
 
     def before_step(self) -> None:
         """Take stock of what runs, put new forecasts in force, and line up victims if the pool may run short."""
+        self._interrupt()
         running, short = self._take_stock()
         if self._ended:
             self.forecasts.refresh(np.array([t.output_tokens for t in running], dtype=np.int64))
@@ -94,6 +99,25 @@ class Advisor:
         self._forced = None
         if self.policy is not None:
             self.policy.begin(StepView(running, self.costs.costs))
+
+    def _may_interrupt(self, options: SchedulerOptions) -> bool:
+        """Blocks that a connector may be sending are better left where they are."""
+        if options.order not in INTERRUPTING or self.policy is None:
+            return False
+        if self._vllm.connector is not None:
+            logger.warning("there is a KV connector, so order %s interrupts nobody", options.order)
+        return self._vllm.connector is None
+
+    def _interrupt(self) -> None:
+        """The request that was chosen in the last step makes way."""
+        tracked, self._yielding = self._yielding, None
+        if tracked is None or tracked.state is not RequestState.RUNNING:
+            return
+        if tracked is protected(list(self.running.values())):  # those before it may have ended meanwhile
+            return
+        self._vllm.running.remove(tracked.request)
+        self._vllm._preempt_request(tracked.request, time.monotonic())
+        self.interrupted += 1
 
     def _take_stock(self) -> tuple[list[Tracked], int]:
         """What runs, in vLLM's order, and by how many blocks the pool may fall short of this step's growth."""
@@ -130,6 +154,7 @@ class Advisor:
             tracked.admission = self._admissions
             self._admissions += 1
             tracked.foresee(tracked.forecast)
+        tracked.started_at = tracked.output_tokens
         return tracked
 
     def _revise(self, request_id: str, curve: Any) -> None:
@@ -140,6 +165,8 @@ class Advisor:
         if tracked.state is RequestState.RUNNING:
             if self.policy is not None:
                 self.policy.revised(tracked)
+            if self._interruption is not None:
+                self._interruption.revised(tracked)
             self._refusal.lift()
         else:
             self.queue.requeue(tracked)
@@ -179,6 +206,8 @@ class Advisor:
             self.refused += 1
             self._refused_head = tracked
             self._refusal.stand(self.policy.refusal_steps)
+            if self._interruption is not None:
+                self._yielding = self._interruption.victim(tracked, list(self.running.values()), self.costs.costs)
             return False
         if not self.policy.admits(tracked):  # something must run; not counted in, so nobody else starts in this step
             self._forced = tracked

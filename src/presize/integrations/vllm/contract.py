@@ -24,7 +24,7 @@ METHODS = {  # the parameters that are used, in order
     "schedule": (),
     "add_request": ("request",),
     "update_from_output": ("scheduler_output", "model_runner_output"),
-    "_preempt_request": ("request",),
+    "_preempt_request": ("request", "timestamp"),
     "_free_request": ("request",),
     "_handle_blocked_waiting_request": ("request",),
     "shutdown": (),
@@ -32,6 +32,7 @@ METHODS = {  # the parameters that are used, in order
 ATTRIBUTES = (
     "waiting", "running", "requests", "policy", "vllm_config", "kv_cache_config", "kv_cache_manager", "block_size",
     "max_model_len", "max_num_scheduled_tokens", "max_num_active_reqs", "num_lookahead_tokens", "num_spec_tokens",
+    "connector",
 )  # fmt: skip
 REQUEST = (
     "request_id", "num_prompt_tokens", "num_output_placeholders", "num_computed_tokens", "num_stale_output_tokens",
