@@ -1,7 +1,8 @@
 """What the server costs over the bare engine, and what it does when twice too much is asked of it.
 
 overhead: 64 streaming clients, each with its next request as soon as the last is answered, against `presize bench
-offline` on the same rows with as many slots. Rounds alternate; the ratio is that of the medians.
+offline` on the same rows with as many slots; and the same with an event for every four tokens (--stream-interval).
+Rounds alternate; the ratio is that of the medians.
 page: the same closed loop while /live is asked 20 times as often as the page asks it; a twentieth of what that costs is
 the page's share.
 overload: Poisson arrivals at twice the rate that the closed loop reached, for a minute, with a short queue: what the
@@ -31,6 +32,7 @@ from workload import alpaca_rows
 
 CLIENTS, MAX_TOKENS, KV_TOKENS = 64, 128, 32_768
 QUEUE = 16  # sequences that may wait in the overload
+INTERVAL = 4
 LOOKS = 20  # a second; the page looks once
 
 
@@ -44,17 +46,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         prompts = Path(folder) / "prompts.jsonl"
         prompts.write_text("".join(json.dumps(row) + "\n" for row in alpaca_rows(options.rows, seed=0)))
-        offline, closed, watched = [], [], []
+        offline, closed, coarse, watched = [], [], [], []
         for number in range(options.rounds):
             offline.append(bench_offline(prompts))
             with presize(*engine_flags()) as server:
                 closed.append(bench_serve(server, prompts, "--max-concurrency", str(CLIENTS)))
                 with looking(server.url, times_a_second=LOOKS):
                     watched.append(bench_serve(server, prompts, "--max-concurrency", str(CLIENTS)))
-            note(
-                number,
-                *(offline[-1]["tokens_per_second"], *(run[-1]["output_throughput"] for run in (closed, watched))),
-            )
+            with presize(*engine_flags(), "--stream-interval", str(INTERVAL)) as server:
+                coarse.append(bench_serve(server, prompts, "--max-concurrency", str(CLIENTS)))
+            served_now = [runs[-1]["output_throughput"] for runs in (closed, coarse, watched)]
+            note(number, offline[-1]["tokens_per_second"], *served_now)
         capacity = median(run["request_throughput"] for run in closed)
         many = Path(folder) / "many.jsonl"
         count = min(int(2 * capacity * options.seconds), 9000)
@@ -62,13 +64,14 @@ def main() -> None:
         with presize(*engine_flags(), "--max-queued-requests", str(QUEUE)) as server:
             overload = bench_serve(server, many, "--request-rate", str(2 * capacity), detailed=True)
     bare = median(run["tokens_per_second"] for run in offline)
-    served, page = (median(run["output_throughput"] for run in runs) for runs in (closed, watched))
+    served, fewer, page = (median(run["output_throughput"] for run in runs) for runs in (closed, coarse, watched))
     result = {
         "rows": options.rows, "clients": CLIENTS, "max_tokens": MAX_TOKENS, "rounds": options.rounds,
         "offline_tokens_per_second": [run["tokens_per_second"] for run in offline],
         "served_tokens_per_second": [run["output_throughput"] for run in closed],
+        f"interval_{INTERVAL}_tokens_per_second": [run["output_throughput"] for run in coarse],
         "watched_tokens_per_second": [run["output_throughput"] for run in watched],
-        "ratio": served / bare, "page_share": (1 - page / served) / LOOKS,
+        "ratio": served / bare, f"ratio_interval_{INTERVAL}": fewer / bare, "page_share": (1 - page / served) / LOOKS,
         "closed_loop": latencies(closed[-1]),
         "overload": {
             "capacity_requests_per_second": capacity, "offered_requests_per_second": 2 * capacity,

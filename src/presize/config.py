@@ -160,6 +160,10 @@ class HttpOptions(Options):
     served_model_name: str | None = option(None, "name of the model in requests and answers (default: as it was given)")
     api_key: tuple[str, ...] = option((), "key that clients must send; without any the server asks for none")
     api_key_file: str | None = option(None, "file with more keys, one a line; # begins a comment")
+    stream_interval: int = option(
+        1, "tokens in an event of a streamed answer, but for the first and the last; more of them cost less", low=1,
+        high=1000,
+    )  # fmt: skip
     cors_origin: tuple[str, ...] = option((), "origin whose pages may call the server; * is all (default: none)")
     ssl_certfile: str | None = option(None, "certificate chain, PEM: serve HTTPS")
     ssl_keyfile: str | None = option(None, "its private key, PEM")

@@ -30,7 +30,8 @@ ENGINE = """
 """
 COMMON = SAMPLING + ENGINE
 SERVER = """
-    --host --port --served-model-name --api-key --api-key-file --cors-origin --ssl-certfile --ssl-keyfile
+    --host --port --served-model-name --api-key --api-key-file --stream-interval --cors-origin --ssl-certfile
+    --ssl-keyfile
     --max-queued-requests --max-queued-tokens --max-connections --max-body-bytes --max-header-bytes
     --request-timeout --shutdown-timeout --stuck-after --log-format --log-interval --metrics-compat
 """

@@ -32,11 +32,13 @@ def run(engine: Engine) -> dict[str, list[RequestOutput]]:
     max_tokens=st.integers(1, 60),
     min_tokens=st.integers(0, 1),
     logprobs=st.sampled_from([None, 0, 2]),
+    interval=st.integers(1, 9),
 )
 def test_the_parts_of_a_stream_are_the_whole_answer(engine_of: EngineOf, **drawn: Any) -> None:
+    interval = drawn.pop("interval")
     params = SamplingParams(stop=drawn.pop("stops"), temperature=1.5, **drawn)
     engine = engine_of("llama")
-    engine.add_tokens("streams", [5, 6, 7], params, streams=True)
+    engine.add_tokens("streams", [5, 6, 7], params, stream_interval=interval)
     engine.add_tokens("whole", [5, 6, 7], params)
     found = run(engine)
     (whole,) = found["whole"]
@@ -47,6 +49,10 @@ def test_the_parts_of_a_stream_are_the_whole_answer(engine_of: EngineOf, **drawn
         assert [token for part in parts for token in part.token_ids] == answer.token_ids
         assert [part.finish_reason for part in parts] == [None] * (len(parts) - 1) + [answer.finish_reason]
         assert parts[-1].stop_reason == answer.stop_reason
+        told = [len(part.token_ids) for part in parts]
+        assert told[0] == 1
+        assert all(count == interval for count in told[1:-1])
+        assert told[-1] <= interval or len(told) == 1
         if answer.logprobs is not None:
             assert [each for part in parts for each in part.logprobs or ()] == answer.logprobs
     assert found["streams"][-1].metrics.answers == [(len(a.token_ids), a.finish_reason) for a in whole.outputs]
@@ -63,7 +69,7 @@ def test_a_stop_string_that_only_begins_is_held_back_and_then_shown(chain_engine
 
 def _chain(engine: Engine, stop: Any) -> list[RequestOutput]:
     ids = engine.tokenizer.encode_chat([{"role": "user", "content": "say"}])
-    engine.add_tokens("a", ids, SamplingParams(temperature=0, max_tokens=30, stop=stop), streams=True)
+    engine.add_tokens("a", ids, SamplingParams(temperature=0, max_tokens=30, stop=stop), stream_interval=1)
     return run(engine)["a"]
 
 
@@ -100,7 +106,7 @@ def test_what_is_asked_of_the_engine_about_a_request(engine_of: EngineOf) -> Non
 @pytest.mark.parametrize("when", [0, 3])
 def test_a_stream_can_be_aborted(engine_of: EngineOf, when: int) -> None:
     engine = engine_of("llama")
-    engine.add_tokens("a", [5, 6], SamplingParams(max_tokens=9, ignore_eos=True), streams=True)
+    engine.add_tokens("a", [5, 6], SamplingParams(max_tokens=9, ignore_eos=True), stream_interval=1)
     for _ in range(when):
         engine.step()
     engine.abort("a")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import openai
 import pytest
@@ -31,6 +32,18 @@ def test_a_stream_says_the_same_as_a_whole_answer(server: Server) -> None:
     assert [part.finish_reason for part in parts if part.finish_reason] == ["length"]
     assert (chunks[-1].choices, chunks[-1].usage) == ([], whole.usage)
     assert {chunk.id for chunk in chunks} == {chunks[0].id}
+
+
+def test_with_a_stream_interval_tokens_come_several_at_a_time(serve: Callable[..., Server]) -> None:
+    client = serve("--stream-interval", "4").client()
+    ask = {"model": "tiny", "messages": MESSAGES, "max_tokens": 10, "seed": 3, "temperature": 1.0}
+    whole = client.chat.completions.create(**ask)
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    chunks = list(client.chat.completions.create(**ask, stream=True, stream_options=options))
+    assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == whole.choices[0].message.content
+    counts = [chunk.usage.completion_tokens for chunk in chunks if chunk.usage is not None]
+    assert counts[-1] == 10
+    assert set(counts) <= {0, 1, 5, 9, 10}
 
 
 def test_async_clients_side_by_side(server: Server) -> None:

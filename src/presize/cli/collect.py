@@ -23,7 +23,7 @@ _EPILOG = paragraphs(
     "Output: a line for each answer: id, sample (from 0) of samples, prompt or messages, prompt_tokens, output_tokens, "
     "finish_reason, censored (true where the answer was cut off and its own end was not seen), temperature, "
     "max_tokens; or id, line, error. The last line on standard output is a JSON object with the figures of the run.",
-    "Stopping: Ctrl-C writes down how long the answers under way have become, censored, with finish_reason abort, since "
+    "Stopping: Ctrl-C writes down how long the answers under way have become, censored, with finish_reason abort: "
     "without them, which are the longer ones, a log would be biased. --resume answers them anew.",
 )
 

@@ -126,8 +126,8 @@ def run_rows(
     except KeyboardInterrupt:
         if keep_stopped:
             for request_id, row in pending.items():
-                if (output := engine.abort(request_id)) is not None:
-                    on_output(row, output)
+                if (stopped := engine.abort(request_id)) is not None:
+                    on_output(row, stopped)
         raise
     return counts
 

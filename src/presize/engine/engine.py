@@ -106,16 +106,17 @@ class Engine:
         system: bool = False,
         tenant: str = "",
         priority: int = 0,
-        streams: bool = False,
+        stream_interval: int = 0,
     ) -> RequestMetrics:
         """Queue a prompt that is tokens already; what is forecast of it, times still 0.
 
-        system: the client gave a system prompt. tenant: see `Query`. priority: lower goes first. streams: `step`
-        returns what is new of it after every step, not only the whole in the end.
+        system: the client gave a system prompt. tenant: see `Query`. priority: lower goes first.
+        stream_interval: `step` returns what is new of an answer whenever that is so many tokens, its first token and its
+        end at once; 0: only the whole in the end.
         """
         group = self._intake.group(
             request_id, text, ids, params, self._clock(), self._groups,
-            system=system, tenant=tenant, priority=priority, streams=streams,
+            system=system, tenant=tenant, priority=priority, stream_interval=stream_interval,
         )  # fmt: skip
         curves = self.predictor.predict([s.query for s in group.sequences])
         forecast_s = self._clock() - group.arrival_s
@@ -177,11 +178,11 @@ class Engine:
             self._retire(sequence)
         outputs = []
         for group in dict.fromkeys(self._groups[s.query.request_id] for s in drawn):
-            if group.streams and (news := group.news(self.tokenizer.decode)) is not None:
+            if group.stream_interval and (news := group.news(self.tokenizer.decode)) is not None:
                 outputs.append(news)
             if group.finished:
                 whole = self._close(group)
-                outputs += [] if group.streams else [whole]
+                outputs += [] if group.stream_interval else [whole]
         if ended:
             self.predictor.refresh(np.array([r.output_tokens for r in self.scheduler.running], dtype=np.int64))
         if not self.has_unfinished_requests():

@@ -21,14 +21,16 @@ from presize.predict import Query
 
 @dataclass(slots=True, eq=False)
 class Group:
-    """The ``n`` answers to one prompt. streams: news of them are wanted after every step."""
+    """The ``n`` answers to one prompt. stream_interval: news of an answer are wanted once so many of its
+    tokens are new, and of its first token and its end at once; 0: only the whole in the end.
+    """
 
     request_id: str
     prompt: str | None
     prompt_token_ids: list[int]
     sequences: list[Sequence]
     arrival_s: float
-    streams: bool
+    stream_interval: int
 
     @property
     def finished(self) -> bool:
@@ -36,8 +38,8 @@ class Group:
         return all(s.finish_reason is not None for s in self.sequences)
 
     def news(self, decode: Callable[[SequenceOf[int]], str]) -> RequestOutput | None:
-        """What the answers have more than at the last call; None if that is nothing."""
-        new = [news for s in self.sequences if (news := s.news(decode)) is not None]
+        """What the answers have more than they have told; None if nothing of it is due."""
+        new = [news for s in self.sequences if (news := s.news(decode, self.stream_interval)) is not None]
         return self._output(new, finished=self.finished) if new else None
 
     def output(self, decode: Callable[[SequenceOf[int]], str]) -> RequestOutput:
@@ -106,7 +108,7 @@ class Intake:
         system: bool = False,
         tenant: str = "",
         priority: int = 0,
-        streams: bool = False,
+        stream_interval: int = 0,
     ) -> Group:
         """Sequences for one prompt; their forecasts are still to be set. system: the client gave a system prompt."""
         if request_id in taken:
@@ -141,9 +143,9 @@ class Intake:
         ]
         for sequence in sequences:
             sequence.request.priority = priority
-            if streams and sequence.stream is None:
+            if stream_interval and sequence.stream is None:
                 sequence.stream = self._tokenizer.stream(())
-        return Group(request_id, text, ids, sequences, now, streams)
+        return Group(request_id, text, ids, sequences, now, stream_interval)
 
     def _sequence(self, query: Query, params: SamplingParams, index: int, seed: int, now: float) -> Sequence:
         ids, limit = list(query.prompt_token_ids), query.max_tokens

@@ -46,7 +46,7 @@ class RequestMetrics:
 class RequestOutput:
     """All answers to one prompt (``n`` of them), in the order of their index.
 
-    Of a request that streams there is one a step, with the answers that went on in it and what is new of them;
+    Of a request that streams there is one whenever there is news, with the answers that have some and what it is;
     ``finished`` is the last one. Metrics are complete with that only.
     """
 

@@ -75,10 +75,13 @@ class Sequence:
         elif generated >= self.request.max_tokens:
             self.finish_reason = "length"
 
-    def news(self, decode: Callable[[SequenceOf[int]], str]) -> CompletionOutput | None:
-        """What has come since the last call; None if there is nothing. Only for one that has a stream."""
+    def news(self, decode: Callable[[SequenceOf[int]], str], interval: int) -> CompletionOutput | None:
+        """What has come since it was told last, if that is its first token, its end or ``interval`` tokens. Only for
+        one that has a stream.
+        """
         assert self.stream is not None
-        if self.told_end or self.told_tokens == self.request.output_tokens:
+        new = self.request.output_tokens - self.told_tokens
+        if self.told_end or new < (interval if self.told_tokens and self.finish_reason is None else 1):
             return None
         if self.finish_reason is None:
             text = self.stream.text[self.told_text : self.stream.settled]

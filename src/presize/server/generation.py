@@ -33,7 +33,8 @@ def _respond(
     service.check_model(body.model)
     params = body.params()
     job = Job(
-        new_id(prefix), prompts, params, body.priority or 0, streams=bool(body.stream),
+        new_id(prefix), prompts, params, body.priority or 0,
+        stream_interval=service.options.stream_interval if body.stream else 0,
         tenant=scope.get(TENANT, ""), trace=scope[REQUEST_ID],
     )  # fmt: skip
     answer = kind(

@@ -45,7 +45,7 @@ class Job:
     prompts: Sequence[Prompt]
     params: SamplingParams
     priority: int
-    streams: bool
+    stream_interval: int  # 0: whole
     tenant: str = ""
     trace: str = ""
     arrived: float = field(default_factory=time.monotonic)
@@ -231,7 +231,7 @@ def _adding(request_id: str, ids: list[int], prompt: Prompt, job: Job) -> Callab
     system = isinstance(prompt, Conversation) and prompt.messages[0]["role"] == "system"
     return lambda engine: engine.add_tokens(
         request_id, ids, job.params, text=text, system=system, tenant=job.tenant, priority=job.priority,
-        streams=job.streams,
+        stream_interval=job.stream_interval,
     )  # fmt: skip
 
 
