@@ -111,7 +111,7 @@ class Engine:
         """Queue a prompt that is tokens already; what is forecast of it, times still 0.
 
         system: the client gave a system prompt. tenant: see `Query`. priority: lower goes first.
-        stream_interval: `step` returns what is new of an answer whenever that is so many tokens, its first token and its
+        stream_interval: `step` returns what is new of an answer whenever that is so many tokens, its first one and its
         end at once; 0: only the whole in the end.
         """
         group = self._intake.group(
