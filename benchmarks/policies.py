@@ -41,7 +41,7 @@ CELLS: dict[str, dict[str, Any]] = {
 }
 FORECASTS = {  # the first gives the oracle's lengths
     f"{order} {name}": {"policy": "payback", "order": order, "predictor": predictor}
-    for order in ("fcfs", "gittins")
+    for order in ("fcfs", "gittins", "gittins-preemptive")
     for name, predictor in (("kaplan-meier", "kaplan-meier"), ("shipped", "auto"), ("oracle", "oracle"))
 }
 DEFAULTS = {"policy": "payback", "order": "fcfs", "predictor": "kaplan-meier", "reserve_tokens": None}
@@ -53,7 +53,7 @@ def main() -> None:
         "--cells", default=",".join(CELLS), help="comma-separated; the first gives the oracle's lengths"
     )
     parser.add_argument(
-        "--forecasts", action="store_true", help="payback with three predictors under two orders instead"
+        "--forecasts", action="store_true", help="payback with three predictors under three orders instead"
     )
     parser.add_argument(
         "--predictor", default="auto", help="with --forecasts: what `shipped` is (default: %(default)s)"

@@ -40,6 +40,7 @@ OURS: dict[str, dict[str, Any]] = {
     "kaplan-meier": {},
     "trained": {"predictor": TRAINED},
     "trained gittins": {"predictor": TRAINED, "order": "gittins", "aging": 0.1},
+    "trained preemptive": {"predictor": TRAINED, "order": "gittins-preemptive", "aging": 0.1},
     "true lengths": {},
     "true lengths gittins": {"order": "gittins", "aging": 0.1},
 }

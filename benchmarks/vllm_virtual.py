@@ -50,6 +50,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "trained gittins": {"presize": {"order": "gittins"}, "forecasts": "trained"},
     "true gittins": {"presize": {"order": "gittins"}, "forecasts": "true"},
     "noisy gittins": {"presize": {"order": "gittins"}, "forecasts": "noisy"},
+    **{
+        f"{name} preemptive": {"presize": {"order": "gittins-preemptive", "aging": 0.1}, "forecasts": name}
+        for name in ("kaplan-meier", "trained", "true", "noisy")
+    },
 }
 
 

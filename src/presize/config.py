@@ -51,6 +51,8 @@ class Options:
                 raise ConfigError(f"{f.name} is {value!r}; known: {', '.join(choices)}")
             if kinds[0] == "str" and not isinstance(value, str):
                 raise ConfigError(f"{f.name} is {value!r}; it must be text")
+            if kinds[0] == "bool" and not isinstance(value, bool):
+                raise ConfigError(f"{f.name} is {value!r}; it must be true or false")
             if low is not None and high is not None:
                 whole = kinds[0] == "int"
                 if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -51,7 +52,7 @@ def test_it_imports_nothing_of_the_engine() -> None:
 @pytest.mark.parametrize(
     ("given", "complaint"),
     [
-        ({"polcy": "payback"}, "unknown option 'polcy'.*known: enabled, policy"),
+        ({"polcy": "payback"}, "unknown option 'polcy'.*known: enabled, .*policy"),
         ({"policy": "nonsense"}, "unknown policy 'nonsense'; known: .*payback"),
         ({"order": "nonsense"}, "unknown order 'nonsense'; known: fcfs"),
         ({"risk": -1}, "risk is -1"),
@@ -61,6 +62,7 @@ def test_it_imports_nothing_of_the_engine() -> None:
         ({"predictor": "nowhere"}, "predictor is 'nowhere'"),
         ({"learn_online": "/tmp/x"}, "learn_online needs a directory"),
         ({"enabled": "no"}, "enabled is 'no'"),
+        ({"off_file": 3}, "off_file is 3; it must be text"),
     ],
 )
 def test_bad_options_are_refused(given: dict[str, Any], complaint: str, tmp_path: Path) -> None:
@@ -93,6 +95,49 @@ def test_switched_off_it_is_vllms_own(presize: dict[str, Any] | None, tmp_path: 
     world = run(tmp_path, presize, LENGTHS, blocks=24)
     stock = run(tmp_path, None, LENGTHS, blocks=24)
     assert (world.order, world.preempted, world.steps) == (stock.order, stock.preempted, stock.steps)
+
+
+def test_it_can_be_switched_off_and_on_while_it_serves(tmp_path: Path) -> None:
+    """Off from the start it is vLLM's own to the step; on again, the short ones that are left go first."""
+    stock = World(make_scheduler(tmp_path, None, blocks=24), LENGTHS)
+    world = World(make_scheduler(tmp_path, {"order": "gittins", "aging": 1e6}, blocks=24), LENGTHS)
+    advisor = world.scheduler.advisor
+    advisor._switch.off = True
+    for each in (stock, world):
+        each.add(make_request(name, 20, arrival=float(i), hint=LENGTHS[name]) for i, name in enumerate(LENGTHS))
+        while len(each.order) < 12:
+            each.step()
+    assert (world.order, world.preempted, world.steps) == (stock.order, stock.preempted, stock.steps)
+    assert advisor.resting
+
+    advisor._switch.off = False
+    begun = len(world.order)
+    while len(world.order) < begun + 4:
+        world.step()
+    assert [LENGTHS[name] for name in world.order[begun:]] == [5] * 4
+    advisor._switch.off = True
+    world.run()
+    world.check_nothing_lost()
+    assert world.scheduler.advisor is advisor
+    assert {name: len(made) for name, made in world.made.items()} == LENGTHS
+
+
+def test_the_switch_is_a_file(tmp_path: Path) -> None:
+    from presize.integrations.vllm.switch import Switch
+
+    path = tmp_path / "off"
+    switch = Switch(path)
+    try:
+        assert not switch.off
+        for there in (True, False):
+            path.touch() if there else path.unlink()
+            while switch.off != there:
+                threading.Event().wait(0.001)
+    finally:
+        switch.close()
+    path.touch()
+    assert Switch(path).off
+    assert not Switch(None).off
 
 
 def test_an_untried_version_is_left_to_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

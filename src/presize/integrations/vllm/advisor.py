@@ -14,7 +14,7 @@ import numpy as np
 from vllm.logger import init_logger
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.output import SchedulerOutput
-from vllm.v1.core.sched.request_queue import SchedulingPolicy
+from vllm.v1.core.sched.request_queue import SchedulingPolicy, create_request_queue
 from vllm.v1.request import Request as VllmRequest
 from vllm.v1.request import RequestStatus
 
@@ -28,6 +28,7 @@ from presize.core.request import RequestState
 from presize.core.supervisor import choose_victim, protected
 from presize.integrations.vllm.forecasts import Forecasts
 from presize.integrations.vllm.queue import PresizeQueue
+from presize.integrations.vllm.switch import Switch
 from presize.integrations.vllm.tracked import Tracked, VllmPool, track
 
 logger = init_logger("vllm.presize")  # below vllm, so that it is shown as vLLM's own lines are
@@ -44,15 +45,22 @@ class Advisor:
     """queue: what is to be vLLM's `waiting`. admits_all: admission stays vLLM's own.
 
     asked, refused: times that the policy looked at the head of the queue, and sent it back. interrupted: requests
-    preempted for the head's sake. clock: seconds, for what a
-    step costs.
+    preempted for the head's sake. resting: the switch is off, and vLLM decides while this goes on learning. clock:
+    seconds, for what a step costs.
     """
 
     def __init__(
-        self, scheduler: AsyncScheduler, options: SchedulerOptions, forecasts: Forecasts, *, admits_all: bool
+        self,
+        scheduler: AsyncScheduler,
+        options: SchedulerOptions,
+        forecasts: Forecasts,
+        switch: Switch,
+        *,
+        admits_all: bool,
     ) -> None:
         self._vllm = scheduler
-        self.forecasts = forecasts
+        self.forecasts, self._switch = forecasts, switch
+        self.resting = False
         self.pool = VllmPool(scheduler.kv_cache_manager.block_pool, scheduler.block_size)
         self.policy = None if admits_all else POLICIES.get(options.policy)(options, self.pool)
         self.costs = CostEstimator()
@@ -87,6 +95,8 @@ class Advisor:
 
     def before_step(self) -> None:
         """Take stock of what runs, put new forecasts in force, and line up victims if the pool may run short."""
+        if self._switch.off != self.resting:
+            self._turn()
         self._interrupt()
         running, short = self._take_stock()
         if self._ended:
@@ -94,11 +104,29 @@ class Advisor:
             self._ended = False
         for request_id, curve in self.forecasts.news(_NEWS_PER_STEP):
             self._revise(request_id, curve)
+        if self.resting:
+            return
         if short > 0 and len(running) > 1:
             self._line_up(running, short)
         self._forced = None
         if self.policy is not None:
             self.policy.begin(StepView(running, self.costs.costs))
+
+    def close(self) -> None:
+        """Save what was learned online."""
+        self._switch.close()
+        self.forecasts.close()
+
+    def _turn(self) -> None:
+        """The switch was turned."""
+        self.resting = not self.resting
+        self._yielding = self._refused_head = None
+        self._refusal.lift()
+        if self.resting:
+            self.queue.hand_over(create_request_queue(self._vllm.policy))
+        else:
+            self.queue.take_back()
+        logger.info("Presize %s", "rests: vLLM schedules by itself" if self.resting else "schedules again")
 
     def _may_interrupt(self, options: SchedulerOptions) -> bool:
         """Blocks that a connector may be sending are better left where they are."""

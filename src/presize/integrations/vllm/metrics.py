@@ -54,6 +54,7 @@ class Metrics:
             "forecast_failures": model.failures if model else 0,
             "forecasts_dropped": model.dropped if model else 0,
         }
+        self._published["on"].set(not advisor.resting)
         for name, value in values.items():
             self._published[name].inc(value - self._written[name])
             self._written[name] = value

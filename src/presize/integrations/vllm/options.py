@@ -23,10 +23,11 @@ _REFUSED = {
 
 @dataclass(frozen=True, kw_only=True)
 class VllmOptions(Options):
-    """enabled: false leaves everything to vLLM."""
+    """enabled: false leaves everything to vLLM. off_file: it does so while there is a file of this name."""
 
     scheduler: SchedulerOptions
     enabled: bool = option(True, "false leaves everything to vLLM")
+    off_file: str | None = option(None, "while a file of this name is there, vLLM schedules by itself")
 
 
 def read_options(additional_config: object) -> VllmOptions:
@@ -34,18 +35,15 @@ def read_options(additional_config: object) -> VllmOptions:
     given = additional_config.get(KEY, {}) if isinstance(additional_config, Mapping) else {}
     if not isinstance(given, Mapping):
         raise ConfigError(f"additional_config[{KEY!r}] is {given!r}; it must be an object of options")
-    known = ("enabled", *_OF_SCHEDULER)
+    known = ("enabled", "off_file", *_OF_SCHEDULER)
     if unknown := sorted(str(name) for name in given if name not in known):
         raise ConfigError(f"unknown option {unknown[0]!r} of {KEY}; known: {', '.join(known)}")
-    enabled = given.get("enabled", True)
-    if not isinstance(enabled, bool):
-        raise ConfigError(f"enabled is {enabled!r}; it must be true or false")
     values: dict[str, Any] = {"predictor": "kaplan-meier", **given}
-    values.pop("enabled", None)
+    own = {name: values.pop(name) for name in ("enabled", "off_file") if name in values}
     options = SchedulerOptions(**values)
     ORDERS.get(options.order)
     _check_predictor(options)
-    return VllmOptions(scheduler=options, enabled=enabled)
+    return VllmOptions(scheduler=options, **own)
 
 
 def _check_predictor(options: SchedulerOptions) -> None:

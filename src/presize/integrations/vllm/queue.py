@@ -16,7 +16,8 @@ class PresizeQueue(RequestQueue):
 
     gate: set while vLLM goes through the waiting. Then the queue's truth, which vLLM asks for once before it looks at
     the head, is whether the head may start: False ends the loop, and the requests stay. `len` always counts them.
-    tracked, running: of the advisor; whoever is queued runs no more. After `give_up` the queue is ``stock``, for good.
+    tracked, running: of the advisor; whoever is queued runs no more. Between `hand_over` and `take_back` the queue is
+    ``stock``.
     """
 
     def __init__(
@@ -29,11 +30,21 @@ class PresizeQueue(RequestQueue):
         self._inside: dict[str, Tracked] = {}  # the waiting ones; they may have left `tracked` when vLLM removes them
         self._stock: RequestQueue | None = None
 
-    def give_up(self, stock: RequestQueue) -> None:
+    def hand_over(self, stock: RequestQueue) -> None:
         """Go on as ``stock``, which is empty, with all that wait."""
+        if self._stock is not None:
+            return
         for tracked in sorted(self._inside.values(), key=lambda t: t.arrival_s):
             stock.add_request(tracked.request)
+            self.order.remove(tracked)
+        self._inside.clear()
         self._stock = stock
+
+    def take_back(self) -> None:
+        """Go on by oneself."""
+        waiting, self._stock = list(self._stock or ()), None
+        for request in waiting:
+            self.add_request(request)
 
     def head(self) -> Tracked:
         """The next one; IndexError if there is none."""
@@ -49,20 +60,21 @@ class PresizeQueue(RequestQueue):
             self.order.push(tracked)
 
     def add_request(self, request: VllmRequest) -> None:
+        self._running.pop(request, None)
         if self._stock is not None:
             self._stock.add_request(request)
             return
         tracked = self._inside[request.request_id] = self._tracked[request.request_id]
-        self._running.pop(request, None)
         tracked.queued()
         self.order.push(tracked)
 
     def prepend_request(self, request: VllmRequest) -> None:
         """A preempted request goes where its key says."""
-        if self._stock is not None:
-            self._stock.prepend_request(request)
-        else:
+        if self._stock is None:
             self.add_request(request)
+            return
+        self._running.pop(request, None)
+        self._stock.prepend_request(request)
 
     def prepend_requests(self, requests: Iterable[VllmRequest]) -> None:
         if self._stock is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any, TypeVar
 
 import vllm
@@ -42,12 +43,14 @@ class PresizeScheduler(AsyncScheduler):
         # not before the contract was looked at: these import what it is about
         from presize.integrations.vllm.advisor import Advisor
         from presize.integrations.vllm.forecasts import Forecasts
+        from presize.integrations.vllm.switch import Switch
 
         parallel = self.vllm_config.parallel_config
         rank = parallel.data_parallel_index if parallel.data_parallel_size > 1 else None
         forecasts = Forecasts.of(options.scheduler, self._tokenizer, rank)
         groups = len(self.kv_cache_config.kv_cache_groups)
-        self.advisor = Advisor(self, options.scheduler, forecasts, admits_all=groups != 1)
+        switch = Switch(None if options.off_file is None else Path(options.off_file))
+        self.advisor = Advisor(self, options.scheduler, forecasts, switch, admits_all=groups != 1)
         self.waiting = self.advisor.queue
         self._metrics = Metrics(parallel.data_parallel_index)
         logger.info(
@@ -99,7 +102,7 @@ class PresizeScheduler(AsyncScheduler):
 
     def shutdown(self) -> None:
         if self.advisor is not None:
-            self._ours(self.advisor.forecasts.close)
+            self._ours(self.advisor.close)
         super().shutdown()
 
     def _ours(self, decide: Callable[[], T], otherwise: T | None = None) -> T | None:
@@ -115,7 +118,7 @@ class PresizeScheduler(AsyncScheduler):
             )
             self._metrics.off()
             advisor, self.advisor = self.advisor, None
-            advisor.queue.give_up(create_request_queue(self.policy))
+            advisor.queue.hand_over(create_request_queue(self.policy))
             return otherwise
         self._metrics.decision_s += time.perf_counter() - started
         return made
