@@ -123,6 +123,18 @@ def test_a_student_learns_from_the_answers_too_where_its_teacher_knows_nothing(m
     assert tau[1] > 0.5
 
 
+def test_only_the_commonest_tokens_have_a_row_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train_attention, "_MOST_KNOWN", 5)
+    monkeypatch.setattr(train_attention, "_ALONE", Schedule(epochs=1, batch_size=64))
+    log = make_log(200, seed=0)
+    predictor = learn(log, TOKENIZER, "model", Recipe(kind="attention", held_out=0.2), silent)[1]
+    learned_from = log.split(0.2)[0].queries
+    counts = np.bincount(np.concatenate([query.prompt_token_ids for query in learned_from]))
+    known = predictor.model.arrays()["vocabulary"]
+    assert (np.diff(known) > 0).all()
+    assert sorted(counts[known]) == sorted(counts)[-5:]
+
+
 def test_training_ends_with_the_weights_of_the_best_epoch() -> None:
     net = torch.nn.Linear(1, 1)
     losses, seen = iter([5.0, 3.0, 4.0, 9.0, 1.0]), []

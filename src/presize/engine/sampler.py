@@ -17,7 +17,7 @@ from presize.engine.outputs import TokenLogprobs
 from presize.engine.sequence import Sequence
 
 _SMALLEST = 1e-6  # divisors below it count as this: more would overflow
-_SHORTLIST = 512  # tokens looked at first for top_p; the whole vocabulary is sorted only if they do not suffice
+_SHORTLIST = 512  # tokens looked at first for top_p, and eight times as many where they do not suffice
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,31 +94,32 @@ def _draw(logits_RV: torch.Tensor, sequences: list[Sequence]) -> list[int]:
     return torch.minimum(drawn, last).tolist()
 
 
-def _smallest_kept(probs_RV: torch.Tensor, ks: list[int], top_ps: torch.Tensor) -> torch.Tensor:
+def _smallest_kept(
+    probs_RV: torch.Tensor, ks: list[int], top_ps: torch.Tensor, shortlist: int = _SHORTLIST
+) -> torch.Tensor:
     """(R, 1) probability of the last token that top_k, then top_p keep; tokens that tie with it stay too."""
     vocabulary = probs_RV.shape[1]
-    size = min(_SHORTLIST, vocabulary)
+    size = min(shortlist, vocabulary)
     if any(size < k < vocabulary and float(p) < 1 for k, p in zip(ks, top_ps, strict=True)):
         size = vocabulary  # top_p is a share of what top_k leaves, and the shortlist does not hold all of that
-    while True:
-        sorted_RS = probs_RV.topk(size, dim=-1).values
-        kept = torch.tensor(ks, device=probs_RV.device)[:, None]
-        inside_k = torch.arange(size, device=probs_RV.device)[None] < kept
-        mass = torch.where(inside_k, sorted_RS, 0.0).double().cumsum(dim=-1)
-        # mass of all that top_k keeps; where the shortlist does not reach that far, of the whole vocabulary
-        total = torch.where(kept <= size, mass[:, -1:], 1.0)
-        before = mass - torch.where(inside_k, sorted_RS, 0.0)
-        keep = inside_k & ((before < top_ps * total) | (top_ps >= 1))
-        open_ended = keep[:, -1:] & (kept > size) & (top_ps < 1)
-        if size == vocabulary or not open_ended.any():
-            break
-        size = vocabulary
+    sorted_RS = probs_RV.topk(size, dim=-1).values
+    kept = torch.tensor(ks, device=probs_RV.device)[:, None]
+    inside_k = torch.arange(size, device=probs_RV.device)[None] < kept
+    mass = torch.where(inside_k, sorted_RS, 0.0).double().cumsum(dim=-1)
+    # mass of all that top_k keeps; where the shortlist does not reach that far, of the whole vocabulary
+    total = torch.where(kept <= size, mass[:, -1:], 1.0)
+    before = mass - torch.where(inside_k, sorted_RS, 0.0)
+    keep = inside_k & ((before < top_ps * total) | (top_ps >= 1))
     # without top_p, and with a top_k beyond the shortlist, all k are kept: look at the k-th directly
     index = keep.sum(dim=-1, keepdim=True).clamp(min=1) - 1
     floor = sorted_RS.gather(1, index)
     beyond = [row for row, k in enumerate(ks) if k > size and float(top_ps[row]) >= 1]
     for row in beyond:
         floor[row] = 0.0 if ks[row] >= vocabulary else probs_RV[row].topk(ks[row]).values[-1]
+    if size < vocabulary:  # flat rows, whose nucleus goes on beyond the shortlist: with a longer one
+        flat = (keep[:, -1:] & (kept > size) & (top_ps < 1))[:, 0].nonzero()[:, 0]
+        if len(flat):
+            floor[flat] = _smallest_kept(probs_RV[flat], [ks[r] for r in flat.tolist()], top_ps[flat], 8 * shortlist)
     return floor
 
 

@@ -28,6 +28,7 @@ _ALONE = Schedule(epochs=12, batch_size=64)
 _TAUGHT = Schedule(epochs=3, batch_size=128)
 _RATE, _DECAY = 2e-3, 0.05
 _LEAST_SEEN = 3  # times that a token must occur to have a row of its own
+_MOST_KNOWN = 12_000  # tokens that have one: with the pairs' rows, weights of at most 4 MB
 _HIDDEN_SHARE = 0.02  # of the tokens while training, so that the row for unknown ones is learned
 _OWN_SHARE = 0.3  # of the target of a prompt whose answer is known: the answer; the rest is the teacher's curve
 _ASKED = 1024  # prompts that the teacher is asked about at once
@@ -46,9 +47,9 @@ def train_attention(task: Task) -> Attention:
         sides = task.features.sides(queries, [len(prompt) for prompt in prompts])
         targets = _blend(targets, Targets.soft(_ask(task, task.recipe.teacher, queries)))
     ids, counts = np.unique(np.concatenate(prompts), return_counts=True)
-    net = AttentionNet(
-        ids[counts >= min(_LEAST_SEEN, int(counts.max()))], bias_of(task), dropout=0.0 if taught else 0.3
-    )
+    ids = ids[counts >= (rarest := min(_LEAST_SEEN, int(counts.max())))]
+    commonest = np.argsort(-counts[counts >= rarest], kind="stable")[:_MOST_KNOWN]
+    net = AttentionNet(np.sort(ids[commonest]), bias_of(task), dropout=0.0 if taught else 0.3)
 
     def inputs(rows: IntArray) -> tuple[Any, ...]:
         return *net.inputs([prompts[i] for i in rows]), torch.from_numpy(sides[rows])
