@@ -39,9 +39,10 @@ CELLS: dict[str, dict[str, Any]] = {
     "payback oracle": {"policy": "payback", "predictor": "oracle"},
     "payback gittins": {"policy": "payback", "order": "gittins"},
 }
+ORDERS = ("fcfs", "gittins", "gittins-preemptive")
 FORECASTS = {  # the first gives the oracle's lengths
     f"{order} {name}": {"policy": "payback", "order": order, "predictor": predictor}
-    for order in ("fcfs", "gittins", "gittins-preemptive")
+    for order in ORDERS
     for name, predictor in (("kaplan-meier", "kaplan-meier"), ("shipped", "auto"), ("oracle", "oracle"))
 }
 DEFAULTS = {"policy": "payback", "order": "fcfs", "predictor": "kaplan-meier", "reserve_tokens": None}
@@ -114,7 +115,7 @@ def closed(cells: dict[str, dict[str, float]]) -> dict[str, float]:
     return {
         order: (latency[f"{order} kaplan-meier"] - latency[f"{order} shipped"])
         / (latency[f"{order} kaplan-meier"] - latency[f"{order} oracle"])
-        for order in ("fcfs", "gittins")
+        for order in ORDERS
     }
 
 
