@@ -43,6 +43,7 @@ OURS: dict[str, dict[str, Any]] = {
     "trained preemptive": {"predictor": TRAINED, "order": "gittins-preemptive", "aging": 0.1},
     "true lengths": {},
     "true lengths gittins": {"order": "gittins", "aging": 0.1},
+    "true lengths preemptive": {"order": "gittins-preemptive", "aging": 0.1},
 }
 
 
