@@ -60,14 +60,8 @@ def written(count: int, seed: int) -> Iterator[str]:
         ):
             (answer,) = output.outputs
             prompt = (begin + answer.text).strip()
-            ended = answer.finish_reason == "stop"
-            if (
-                ended
-                and len(prompt) >= SHORTEST
-                and "\ufffd" not in prompt
-                and prompt not in seen
-                and len(seen) < count
-            ):
+            whole = answer.finish_reason == "stop" and len(prompt) >= SHORTEST and "\ufffd" not in prompt
+            if whole and prompt not in seen and len(seen) < count:
                 seen.add(prompt)
                 yield prompt
 

@@ -66,9 +66,7 @@ class FileSink:
         self.path = os.path.realpath(path)  # a link stays a link when the file is replaced
         self.done: frozenset[str] = frozenset()
         self.written = 0  # rows in this run
-        self._again: set[int] = (
-            set()
-        )  # lines of an earlier run whose rows are tried again: errors, missing or stopped samples
+        self._again: set[int] = set()  # lines of an earlier run whose rows are tried again: errors, samples that lack
         self._resume, self._overwrite = resume, overwrite
         if not_this is not None and os.path.exists(self.path) and os.path.samefile(self.path, not_this):
             raise ConfigError(f"--output {path} is the input itself; give another file")

@@ -34,15 +34,17 @@ class PresizeQueue(RequestQueue):
         """Go on as ``stock``, which is empty, with all that wait."""
         if self._stock is not None:
             return
+        # no more than this: after an error of ours nothing else here is to be relied on
         for tracked in sorted(self._inside.values(), key=lambda t: t.arrival_s):
             stock.add_request(tracked.request)
-            self.order.remove(tracked)
-        self._inside.clear()
         self._stock = stock
 
     def take_back(self) -> None:
         """Go on by oneself."""
         waiting, self._stock = list(self._stock or ()), None
+        for tracked in self._inside.values():
+            self.order.remove(tracked)
+        self._inside.clear()
         for request in waiting:
             self.add_request(request)
 
