@@ -100,7 +100,7 @@ def test_the_same_texts_with_fewer_preemptions(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not MODEL, reason="PRESIZE_VLLM_MODEL names no directory of the default model")
 def test_adapters_and_grammars_are_served_as_by_vllm(tmp_path: Path) -> None:
-    """Every second request by a LoRA adapter, every third by a grammar, while requests are interrupted."""
+    """Every second request by a LoRA adapter, every third by a grammar, by an order that may interrupt."""
     adapter = write_adapter(tmp_path / "adapter")
     stock, _, _ = generate(tmp_path, adapter)
     ours, _, log = generate(

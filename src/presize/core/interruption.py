@@ -14,7 +14,7 @@ from typing import TypeVar
 from presize.config import SchedulerOptions
 from presize.core.costs import StepCosts
 from presize.core.ordering import ORDERS
-from presize.core.request import Request
+from presize.core.request import Request, RequestState
 from presize.core.supervisor import protected
 
 R = TypeVar("R", bound=Request)
@@ -34,6 +34,18 @@ class Interruption:
         self._options = options
         self._key = ORDERS.get(options.order)
         self._known: dict[Request, tuple[int, float]] = {}  # output tokens up to which it holds, place
+        self.chosen: Request | None = None  # makes way in the next step
+
+    def choose(self, head: Request, running: Sequence[Request], costs: StepCosts) -> None:
+        """``head``, the first of the waiting, was refused: whoever is its `victim` makes way in the next step."""
+        self.chosen = self.victim(head, running, costs)
+
+    def due(self, running: Sequence[R]) -> R | None:
+        """Who makes way now, a step after it was chosen; None if it has ended, or if those before it have meanwhile."""
+        chosen, self.chosen = self.chosen, None
+        if chosen is None or chosen.state is not RequestState.RUNNING or chosen is protected(running):
+            return None
+        return next(request for request in running if request is chosen)
 
     def victim(self, head: Request, running: Sequence[R], costs: StepCosts) -> R | None:
         """The running request that stands furthest behind ``head``, the first of the waiting, with the cost of its

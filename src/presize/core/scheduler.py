@@ -78,7 +78,6 @@ class Scheduler:
         self._decode: dict[Request, ScheduledWork] = {}  # of what runs: made once, used in every step
         self._refusal = Refusal()
         self._interruption = Interruption(options) if options.order in INTERRUPTING else None
-        self._yielding: Request | None = None  # is interrupted in the next step
         self.preemptions = {"booking": 0, "memory": 0, "order": 0}  # by cause: see `_preempt`
 
     def check_fits(self, request: Request) -> None:
@@ -129,7 +128,8 @@ class Scheduler:
     def schedule(self) -> Decision:
         """Decide the next step. Blocks for the work are allocated when this returns."""
         decision = Decision()
-        self._interrupt(decision)
+        if self._interruption is not None and (victim := self._interruption.due(self.running)) is not None:
+            self._preempt(victim, decision, "order")
         self._make_room(decision)
         self._continue_running(decision)
         self.policy.begin(StepView(tuple(self.running), self.costs.costs))
@@ -148,7 +148,8 @@ class Scheduler:
         if len(self.waiting):
             steps = min(steps, self._refusal.steps)
         only_decodes = decision.num_decodes == len(self.running) > 0
-        if not only_decodes or decision.preempted or self._yielding is not None:
+        interrupts = self._interruption is not None and self._interruption.chosen is not None
+        if not only_decodes or decision.preempted or interrupts:
             steps = 1
         if steps > 1 and self.policy.binding:
             steps = int(min(steps, 1 + min(self.policy.ceiling(r) - r.total_tokens for r in self.running)))
@@ -218,14 +219,6 @@ class Scheduler:
     def has_unfinished_requests(self) -> bool:
         """True while anything runs or waits."""
         return bool(self.running or len(self.waiting))
-
-    def _interrupt(self, decision: Decision) -> None:
-        """The request that was chosen in the last step makes way."""
-        request, self._yielding = self._yielding, None
-        if request is None or request.state is not RequestState.RUNNING:
-            return
-        if request is not protected(self.running):  # those before it may have ended meanwhile
-            self._preempt(request, decision, "order")
 
     def _make_room(self, decision: Decision) -> None:
         """Every running request gets blocks for its next tokens, oldest admission first; victims yield if need be."""
@@ -297,7 +290,7 @@ class Scheduler:
         self._refusal.stand(policy.refusal_steps)
         if self._interruption is not None and self.waiting:
             (head,) = self.waiting.first(1)
-            self._yielding = self._interruption.victim(head, self.running, self.costs.costs)
+            self._interruption.choose(head, self.running, self.costs.costs)
 
     def _too_slow(self) -> bool:
         """True if one more decoding sequence would make a step longer than ``slo_tpot_ms``."""

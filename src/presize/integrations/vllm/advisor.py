@@ -71,7 +71,6 @@ class Advisor:
         self._refusal = Refusal()
         self._refused_head: Tracked | None = None
         self._interruption = Interruption(options) if self._may_interrupt(options) else None
-        self._yielding: Tracked | None = None  # is interrupted in the next step
         self._forced: Tracked | None = None  # started without the policy's consent in this step, as nothing ran
         self._admissions = 0
         self._ended = False  # since the last step, so that what runs has more to tell the predictor
@@ -120,7 +119,7 @@ class Advisor:
     def _turn(self) -> None:
         """The switch was turned."""
         self.resting = not self.resting
-        self._yielding = self._refused_head = None
+        self._refused_head = None
         self._refusal.lift()
         if self.resting:
             self.queue.hand_over(create_request_queue(self._vllm.policy))
@@ -137,15 +136,13 @@ class Advisor:
         return self._vllm.connector is None
 
     def _interrupt(self) -> None:
-        """The request that was chosen in the last step makes way."""
-        tracked, self._yielding = self._yielding, None
-        if tracked is None or tracked.state is not RequestState.RUNNING:
+        """Whoever was chosen in the last step makes way."""
+        if self._interruption is None or (tracked := self._interruption.due(list(self.running.values()))) is None:
             return
-        if tracked is protected(list(self.running.values())):  # those before it may have ended meanwhile
-            return
-        self._vllm.running.remove(tracked.request)
-        self._vllm._preempt_request(tracked.request, time.monotonic())
-        self.interrupted += 1
+        if not self.resting:
+            self._vllm.running.remove(tracked.request)
+            self._vllm._preempt_request(tracked.request, time.monotonic())
+            self.interrupted += 1
 
     def _take_stock(self) -> tuple[list[Tracked], int]:
         """What runs, in vLLM's order, and by how many blocks the pool may fall short of this step's growth."""
@@ -235,7 +232,7 @@ class Advisor:
             self._refused_head = tracked
             self._refusal.stand(self.policy.refusal_steps)
             if self._interruption is not None:
-                self._yielding = self._interruption.victim(tracked, list(self.running.values()), self.costs.costs)
+                self._interruption.choose(tracked, list(self.running.values()), self.costs.costs)
             return False
         if not self.policy.admits(tracked):  # something must run; not counted in, so nobody else starts in this step
             self._forced = tracked
