@@ -20,8 +20,14 @@ class Entry:
     build: Callable[[nn.Module, float], torch.optim.Optimizer]
 
 
-def _ours(**options: Any) -> Callable[[nn.Module, float], torch.optim.Optimizer]:
-    return lambda model, lr: BlockLowRank(param_groups(model), lr=lr, **options)
+def _ours(*, launched: bool = False, **options: Any) -> Callable[[nn.Module, float], torch.optim.Optimizer]:
+    """With its launches recorded on a GPU, unless ``launched``."""
+
+    def build(model: nn.Module, lr: float) -> torch.optim.Optimizer:
+        graph = next(model.parameters()).is_cuda and not launched
+        return BlockLowRank(param_groups(model), lr=lr, graph=graph, **options)
+
+    return build
 
 
 def _peer(name: str, **options: Any) -> Callable[[nn.Module, float], torch.optim.Optimizer]:
@@ -75,6 +81,7 @@ ENTRIES = {
     "blr-16": Entry(3e-3, _ours(rank=16)),
     "blr-64": Entry(3e-3, _ours(rank=64)),
     "blr-4-full": Entry(3e-3, _ours(rank=4, core="full")),
+    "blr-16-launched": Entry(3e-3, _ours(rank=16, launched=True)),
 }
 
 

@@ -34,17 +34,45 @@ def trained(device: str, dtype: torch.dtype, core: str, tail: str, block: str) -
 @pytest.mark.parametrize("core", ["diagonal", "full"])
 def test_a_gpu_takes_the_steps_of_the_cpu(core: str, block: str, tail: str) -> None:
     on_cpu, on_gpu = (trained(device, torch.float64, core, tail, block) for device in ("cpu", "cuda"))
-    torch.testing.assert_close(on_gpu, on_cpu, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(on_gpu, on_cpu, rtol=1e-5, atol=1e-6)  # a step is 0.02 long
+
+
+@pytest.mark.parametrize("core", ["diagonal", "full"])
+def test_recorded_launches_take_the_same_steps(core: str) -> None:
+    """While gradients stay where they are, also as the learning rate changes; and where they move."""
+
+    def trained_with(graph: bool) -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        params = [nn.Parameter(torch.randn(s, generator=generator).cuda()) for s in [(24, 20), (20, 24), (7,)]]
+        groups = [{"params": params[:2]}, {"params": params[2:]}]  # one of them without a matrix
+        optimizer = BlockLowRank(groups, lr=0.02, rank=4, core=core, weight_decay=0.1, graph=graph)
+        for step in range(40):
+            if step in (0, 32, 33):
+                for param in params:
+                    param.grad = torch.zeros_like(param)
+            for group in optimizer.param_groups:
+                group["lr"] = 0.02 / (1 + step)
+            for param in params:
+                assert param.grad is not None
+                param.grad.copy_(torch.randn(param.shape, generator=generator))
+            optimizer.step()
+        return torch.cat([param.detach().flatten() for param in params]).cpu()
+
+    torch.testing.assert_close(trained_with(True), trained_with(False), rtol=1e-6, atol=1e-8)
 
 
 def test_a_step_waits_for_the_gpu_once() -> None:
     """To know whether gradients are finite; a second time would be a cost in every step."""
     param = nn.Parameter(torch.randn(64, 64, device="cuda"))
     optimizer = BlockLowRank([param])
-    waits = []
+
+    def step() -> None:
+        param.grad = torch.ones_like(param)
+        optimizer.step()
+
+    step()
     with torch.autograd.profiler.profile() as profile:
         for _ in range(10):
-            param.grad = torch.ones_like(param)
-            optimizer.step()
+            step()
     waits = [event for event in profile.function_events if event.name == "aten::_local_scalar_dense"]
-    assert len(waits) <= 10 + 1  # the first basis may look once
+    assert len(waits) == 10

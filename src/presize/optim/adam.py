@@ -1,4 +1,4 @@
-"""Adam with decoupled weight decay, for what is not a layer's matrix."""
+"""Adam with decoupled weight decay, for what is not a layer's matrix, and the numbers that change from step to step."""
 
 from __future__ import annotations
 
@@ -30,24 +30,69 @@ def joined(states: list[dict[str, Any]], name: str) -> Tensor:
     return flat
 
 
+class Schedule:
+    """What a step's number and the learning rate come to, for states of one step count: tensors of no dimension.
+
+    They are on the states' device, at the same place in every step, so that a step's launches can be recorded.
+    """
+
+    def __init__(self, states: list[dict[str, Any]], group: dict[str, Any]) -> None:
+        self.group = group
+        self._steps = joined(states, "step")
+        self.count = int(self._steps[0])
+        momentum = states[0]["exp_avg"]
+        self._host = torch.zeros(4, dtype=momentum.dtype, pin_memory=momentum.is_cuda)
+        self._numbers = self._host.numpy()
+        self._there = self._host.to(momentum.device)
+        # what momenta are multiplied with, -lr over their correction; what second moments are divided by; what weights
+        # are multiplied with; the share of the newest gradient in a sketch
+        self.stride, self.correction2, self.decay, self.newest = self._there.unbind()
+
+    def advance(self, kept: int = 0) -> None:
+        """To the next step; ``kept``: the one in which a sketch was last made.
+
+        The device has been waited for since the last step, so its numbers have arrived there.
+        """
+        self._steps.add_(1.0)
+        self.count += 1
+        (beta1, beta2), lr = self.group["betas"], float(self.group["lr"])
+        self._numbers[:] = (
+            -lr / (1.0 - beta1**self.count),
+            1.0 - beta2**self.count,
+            1.0 - lr * self.group["weight_decay"],
+            1.0 - beta2 ** (self.count - kept),
+        )
+        self._there.copy_(self._host, non_blocking=True)
+
+
 class Elements:
     """Parameters of one group, device, type and step count, for which Adam is few calls, however many they are."""
 
     def __init__(self, params: list[Tensor], states: list[dict[str, Any]], group: dict[str, Any]) -> None:
         self.params, self.group = params, group
-        self.steps = [state["step"] for state in states]
+        self.schedule = Schedule(states, group)
         self.average, self.square = joined(states, "exp_avg"), joined(states, "exp_avg_sq")
+        self._grads = self.average
 
-    def step(self, grads: Tensor) -> None:
-        """Move by the gradients of all parameters, one after the other, of the state's type."""
-        (beta1, beta2), lr = self.group["betas"], float(self.group["lr"])
-        torch._foreach_add_(self.steps, 1.0)
-        count = float(self.steps[0])
-        self.average.lerp_(grads, 1.0 - beta1)
-        self.square.mul_(beta2).addcmul_(grads, grads, value=1.0 - beta2)
-        update = self.average / self.square.div(1.0 - beta2**count).sqrt_().add_(self.group["eps"])
+    def measure(self, grads: list[Tensor]) -> Tensor:
+        """Take this step's gradients, of the state's type; their norm."""
+        self._grads = torch.cat([grad.flatten() for grad in grads])
+        norm: Tensor = torch.linalg.vector_norm(self._grads)
+        return norm
+
+    def begin(self) -> None:
+        """One more step."""
+        self.schedule.advance()
+
+    def move(self) -> None:
+        """The step."""
+        beta1, beta2 = self.group["betas"]
+        self.average.lerp_(self._grads, 1.0 - beta1)
+        self.square.mul_(beta2).addcmul_(self._grads, self._grads, value=1.0 - beta2)
+        scale = self.square.div(self.schedule.correction2).sqrt_().add_(self.group["eps"])
         if self.group["weight_decay"]:
-            torch._foreach_mul_(self.params, 1.0 - lr * self.group["weight_decay"])
-        parts = update.split([param.numel() for param in self.params])
-        moves = [part.view(param.shape) for part, param in zip(parts, self.params, strict=True)]
-        torch._foreach_add_(self.params, moves, alpha=-lr / (1.0 - beta1**count))
+            torch._foreach_mul_(self.params, self.schedule.decay)
+        parts = (self.average * self.schedule.stride).div_(scale).split([param.numel() for param in self.params])
+        torch._foreach_add_(
+            self.params, [part.view(param.shape) for part, param in zip(parts, self.params, strict=True)]
+        )

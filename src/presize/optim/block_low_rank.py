@@ -54,6 +54,8 @@ class BlockLowRank(Optimizer):
         max_dim: matrices with a longer side take Adam.
         tolerated_failures: eigendecompositions of full cores that may fail in a row, the old ones staying in force.
         maximize: go up instead of down.
+        graph: on a GPU, record the step's launches, a few steps after the start, and replay them as CUDA graphs, for
+            gradients that stay where they are: ``zero_grad(set_to_none=False)``. Where they move, nothing is recorded.
         differentiable: only False is known.
 
     State of an (m, n) matrix with rows as blocks, in numbers: m n + 2 n r + 2 m r + m; Adam's is 2 m n. They are
@@ -83,6 +85,7 @@ class BlockLowRank(Optimizer):
         max_dim: int = 8192,
         tolerated_failures: int = 3,
         maximize: bool = False,
+        graph: bool = False,
         differentiable: bool = False,
     ) -> None:
         if differentiable:
@@ -91,7 +94,7 @@ class BlockLowRank(Optimizer):
             "lr": lr, "betas": betas, "eps": eps, "rank": rank, "update_interval": update_interval,
             "weight_decay": weight_decay, "core": core, "block": block, "heads": heads, "tail": tail,
             "grafting": grafting, "max_dim": max_dim, "tolerated_failures": tolerated_failures, "maximize": maximize,
-            "precondition": True,
+            "graph": graph, "precondition": True,
         }  # fmt: skip
         check_group(defaults)
         self._plans: list[Plan] = []
@@ -197,7 +200,7 @@ def check_group(group: Mapping[str, Any]) -> None:
     for name, known in (("core", CORES), ("block", BLOCKS), ("tail", TAILS), ("grafting", GRAFTINGS)):
         if group[name] not in known:
             raise ConfigError(f"{name} is {group[name]!r}; known: {', '.join(known)}")
-    for name in ("maximize", "precondition"):
+    for name in ("maximize", "graph", "precondition"):
         if not isinstance(group[name], bool):
             raise ConfigError(f"{name} is {group[name]!r}; it must be True or False")
     if (group["heads"] > 1) != (group["block"] == "head"):

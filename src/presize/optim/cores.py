@@ -51,7 +51,7 @@ class DiagonalCores:
     def renew(self, cores: list[Tensor], unseen: float) -> None:
         """Nothing is derived from the cores, so there is nothing to renew."""
 
-    def solve(self, vectors: Tensor, mass: Tensor, correction: float, eps: float) -> Tensor:
+    def solve(self, vectors: Tensor, mass: Tensor, correction: Tensor, eps: float) -> Tensor:
         """S_i^(-1/2) v_i, (A, R), with second moments divided by ``correction`` and ``eps`` added to their roots.
 
         Where all gradients lie in fewer directions, the others have rounding alone, and must not be blown up.
@@ -110,7 +110,7 @@ class FullCores:
         common = torch.cat([common_core(core).expand_as(core).flatten(0, 1) for core in cores])
         self.root.copy_(inverse_root(torch.cat([core.flatten(0, 1) for core in cores]), common, unseen))
 
-    def solve(self, vectors: Tensor, mass: Tensor, correction: float, eps: float) -> Tensor:
+    def solve(self, vectors: Tensor, mass: Tensor, correction: Tensor, eps: float) -> Tensor:
         """S_i^(-1/2) v_i, (A, R), with second moments divided by ``correction`` and ``eps`` added to their roots."""
         scale = mass.div(correction).sqrt_().add_(eps).unsqueeze(-1)
         return (self.root @ vectors.unsqueeze(-1)).squeeze(-1).div_(scale)

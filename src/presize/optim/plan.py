@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -11,8 +11,8 @@ from torch import Tensor
 
 from presize.errors import ConfigError
 from presize.optim import adam, layers
-from presize.optim.basis import squared_norms
 from presize.optim.blocks import Layout, layout_of
+from presize.optim.replay import Replay
 
 # what the shape of a state depends on, so that it can not change while training
 STRUCTURE = ("rank", "core", "block", "heads", "tail", "grafting", "max_dim", "precondition")
@@ -41,8 +41,8 @@ class Plan:
         self._stacks: list[layers.Layers] = []
         self._plain: list[adam.Elements] = []
         self._grads: dict[Tensor, Tensor] = {}
-        self._squares: list[Tensor] = []  # (A,) of each stack: squared norms of its gradients' blocks
-        self._flat: list[Tensor] = []  # gradients of each part that takes Adam
+        self._places: list[int] = []  # where in memory the recorded launches read and write
+        self._record()
 
     def prepare(self, state: dict[Tensor, Any]) -> list[Tensor]:
         """Take this step's gradients; tensors that are finite if all of them are. ConfigError for sparse ones."""
@@ -54,25 +54,47 @@ class Plan:
         self._grads = {param: self._gradient(param) for param in members}
         if len(members) != len(self._members) or any(a is not b for a, b in zip(members, self._members, strict=True)):
             self._arrange(members, state)
-        self._squares = [
-            torch.cat(
-                [
-                    squared_norms(layout.view(self._grads[param])).flatten()
-                    for param, layout in zip(stack.params, stack.layouts, strict=True)
-                ]
-            )
-            for stack in self._stacks
-        ]
-        self._flat = [torch.cat([self._grads[param].flatten() for param in part.params]) for part in self._plain]
-        return self._squares + [torch.linalg.vector_norm(flat) for flat in self._flat]
+        if self.group["graph"]:
+            places = [tensor.data_ptr() for param, grad in self._grads.items() for tensor in (param, grad)]
+            if places != self._places:
+                self._record()
+            self._places = places
+        found: list[Tensor] = self._measure()
+        return found
 
     def step(self) -> None:
         """Move the parameters by the gradients that `prepare` took."""
-        for stack, squares in zip(self._stacks, self._squares, strict=True):
-            stack.step([self._grads[param] for param in stack.params], squares)
-        for part, flat in zip(self._plain, self._flat, strict=True):
-            part.step(flat)
-        self._grads, self._squares, self._flat = {}, [], []
+        for part in self._parts:
+            part.begin()
+        self._observe()
+        for stack, refresh in zip(self._stacks, self._refresh, strict=True):
+            if stack.due:
+                refresh()
+        self._move()
+        self._grads = {}
+
+    def _record(self) -> None:
+        """Forget launches that were recorded; what there will be to record."""
+        replay: Callable[[Callable[[], Any]], Callable[[], Any]] = Replay if self.group["graph"] else _as_it_is
+        self._measure, self._move = replay(self._measure_all), replay(self._move_all)
+        self._observe = replay(self._observe_all) if self._stacks else self._observe_all
+        whole = self.group["core"] == "full"  # decompositions look at the device, and may fail
+        self._refresh = [stack.refresh if whole else replay(stack.refresh) for stack in self._stacks]
+
+    def _measure_all(self) -> list[Tensor]:
+        return [part.measure([self._grads[param] for param in part.params]) for part in self._parts]
+
+    @property
+    def _parts(self) -> list[layers.Layers | adam.Elements]:
+        return [*self._stacks, *self._plain]
+
+    def _observe_all(self) -> None:
+        for stack in self._stacks:
+            stack.observe()
+
+    def _move_all(self) -> None:
+        for part in self._parts:
+            part.move()
 
     def _gradient(self, param: Tensor) -> Tensor:
         grad = param.grad
@@ -82,6 +104,8 @@ class Plan:
                 f"the gradient of a parameter of shape {tuple(param.shape)} is sparse; BlockLowRank takes dense ones: "
                 "build the embedding with sparse=False"
             )
+        if self.group["graph"] and not param.is_cuda:
+            raise ConfigError(f"graph is True, but a parameter is on {param.device}; CUDA graphs need it on cuda")
         grad = grad.to(adam.state_dtype(param))
         return -grad if self.group["maximize"] else grad
 
@@ -102,3 +126,8 @@ class Plan:
         for stack in stacks.values():
             params, layouts = [param for param, _ in stack], [layout for _, layout in stack]
             self._stacks.append(layers.Layers(params, [state[param] for param in params], layouts, self.group))
+        self._record()
+
+
+def _as_it_is(function: Callable[[], Any]) -> Callable[[], Any]:
+    return function
