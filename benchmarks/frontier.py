@@ -51,6 +51,9 @@ CELLS: dict[str, dict[str, Any]] = {
     "payback": {"policy": "payback"},
     "payback 2.5 0.5": SEARCHED,
     "payback 2 1": {"policy": "payback", "risk": 2.0, "payback": 1.0},
+    "payback noisy": {"policy": "payback", **NOISY},
+    "payback noisy gittins": {"policy": "payback", "order": "gittins", **NOISY},
+    "payback noisy gittins-preemptive": {"policy": "payback", "order": "gittins-preemptive", **NOISY},
     "payback 2.5 0.5 noisy": {**SEARCHED, **NOISY},
     "payback 2.5 0.5 noisy gittins": {**SEARCHED, "order": "gittins", **NOISY},
     "payback 2.5 0.5 noisy longest-first": {**SEARCHED, "order": "longest-first", **NOISY},
@@ -168,7 +171,7 @@ def plot(path: Path, rows: list[dict[str, Any]]) -> None:
     figure = Figure(figsize=(11.0, 6.6), layout="constrained")
     panels = figure.subplots(2, 3)
     shapes = {
-        "payback 2.5 0.5": "D", "payback 2.5 0.5 noisy": "s", "payback 2.5 0.5 noisy gittins": "*",
+        "payback": "D", "payback noisy": "s", "payback noisy gittins": "*", "payback noisy gittins-preemptive": "X",
         "watermark 5% gittins": "P",
     }  # fmt: skip
     for (load, x, y), line in zip(
