@@ -51,7 +51,7 @@ class _MuonAndAdam(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr})
         self.parts = [
             (torch.optim.Muon(hidden, lr=lr, weight_decay=0.0), 1.0),
-            (torch.optim.AdamW(rest, lr=lr, weight_decay=0.0), 0.1),
+            (torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.95), weight_decay=0.0), 0.1),
         ]
 
     def step(self, closure: Any = None) -> None:
@@ -65,13 +65,13 @@ class _MuonAndAdam(torch.optim.Optimizer):
 
 # grafted to RMSProp and with an average for a momentum, so that its learning rates are of Adam's size
 SHAMPOO = {
-    "weight_decay": 0.0, "betas": (0.9, 0.99), "preconditioning_compute_steps": 20, "graft_type": 3,
+    "weight_decay": 0.0, "betas": (0.9, 0.95), "preconditioning_compute_steps": 20, "graft_type": 3,
     "moving_average_for_momentum": True,
 }  # fmt: skip
 
 ENTRIES = {
     "adamw": Entry(
-        9.49e-4, lambda m, lr: torch.optim.AdamW(m.parameters(), lr, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
+        9.49e-4, lambda m, lr: torch.optim.AdamW(m.parameters(), lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
     ),
     "sgd": Entry(3e-3, lambda m, lr: torch.optim.SGD(m.parameters(), lr, momentum=0.9, nesterov=True, fused=True)),
     "muon": Entry(1e-2, _MuonAndAdam),

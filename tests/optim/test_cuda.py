@@ -39,19 +39,20 @@ def test_a_gpu_takes_the_steps_of_the_cpu(core: str, block: str, tail: str) -> N
 
 @pytest.mark.parametrize("core", ["diagonal", "full"])
 def test_recorded_launches_take_the_same_steps(core: str) -> None:
-    """While gradients stay where they are, also as the learning rate changes; and where they move."""
+    """While gradients stay where they are, also as the learning rate and betas change; and where they move."""
 
     def trained_with(graph: bool) -> Tensor:
         generator = torch.Generator().manual_seed(0)
         params = [nn.Parameter(torch.randn(s, generator=generator).cuda()) for s in [(24, 20), (20, 24), (7,)]]
         groups = [{"params": params[:2]}, {"params": params[2:]}]  # one of them without a matrix
         optimizer = BlockLowRank(groups, lr=0.02, rank=4, core=core, weight_decay=0.1, graph=graph)
-        for step in range(40):
-            if step in (0, 32, 33):
+        for step in range(60):
+            if step in (0, 40, 41):
                 for param in params:
                     param.grad = torch.zeros_like(param)
             for group in optimizer.param_groups:
                 group["lr"] = 0.02 / (1 + step)
+                group["betas"] = (0.9, 0.95) if step < 20 else (0.8, 0.9)
             for param in params:
                 assert param.grad is not None
                 param.grad.copy_(torch.randn(param.shape, generator=generator))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import subprocess
 import sys
+import weakref
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -232,6 +235,31 @@ def test_complex_parameters_and_sparse_gradients_are_refused() -> None:
     table(torch.tensor([1])).sum().backward()
     with pytest.raises(ConfigError, match="sparse=False"):
         optimizer.step()
+
+
+def test_graphs_are_refused_off_a_gpu() -> None:
+    param = nn.Parameter(torch.ones(4, 4))
+    optimizer = BlockLowRank([param], graph=True)
+    param.grad = torch.ones(4, 4)
+    with pytest.raises(ConfigError, match=r"graph is True.*cpu"):
+        optimizer.step()
+    assert (param == 1).all()
+
+
+def test_gradients_are_let_go_of_after_a_step() -> None:
+    """So that they take no memory while the next ones are computed."""
+    params = [nn.Parameter(torch.ones(8, 6)), nn.Parameter(torch.ones(6))]
+    optimizer = BlockLowRank(params)
+    held = []
+    for param in params:
+        memory = np.ones(tuple(param.shape), dtype=np.float32)
+        held.append(weakref.ref(memory))
+        param.grad = torch.from_numpy(memory)
+        del memory
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    gc.collect()
+    assert [ref() for ref in held] == [None, None]
 
 
 def test_structure_can_not_change_while_training() -> None:

@@ -72,13 +72,17 @@ class Elements:
         self.params, self.group = params, group
         self.schedule = Schedule(states, group)
         self.average, self.square = joined(states, "exp_avg"), joined(states, "exp_avg_sq")
-        self._grads = self.average
+        self._grads = self.average  # of all parameters, one after the other
 
     def measure(self, grads: list[Tensor]) -> Tensor:
         """Take this step's gradients, of the state's type; their norm."""
         self._grads = torch.cat([grad.flatten() for grad in grads])
         norm: Tensor = torch.linalg.vector_norm(self._grads)
         return norm
+
+    def release(self) -> None:
+        """Let go of the gradients."""
+        self._grads = self.average
 
     def begin(self) -> None:
         """One more step."""

@@ -71,7 +71,7 @@ class BlockLowRank(Optimizer):
         self,
         params: Iterable[Any],
         lr: float | Tensor = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.99),
+        betas: tuple[float, float] = (0.9, 0.95),
         eps: float = 1e-8,
         rank: int = 16,
         update_interval: int = 5,

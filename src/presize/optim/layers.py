@@ -67,6 +67,10 @@ class Layers:
         self._squares = torch.cat([squared_norms(view).flatten() for view in self._views])
         return self._squares
 
+    def release(self) -> None:
+        """Let go of the gradients."""
+        self._grads, self._views = [], []
+
     def begin(self) -> None:
         """One more step; before the first one, bases."""
         self.schedule.advance(self._last_refresh(self.schedule.count + 1))

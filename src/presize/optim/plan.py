@@ -41,7 +41,7 @@ class Plan:
         self._stacks: list[layers.Layers] = []
         self._plain: list[adam.Elements] = []
         self._grads: dict[Tensor, Tensor] = {}
-        self._places: list[int] = []  # where in memory the recorded launches read and write
+        self._recorded: list[Any] = []  # what recorded launches have in them, where in memory they read and write first
         self._record()
 
     def prepare(self, state: dict[Tensor, Any]) -> list[Tensor]:
@@ -56,9 +56,10 @@ class Plan:
             self._arrange(members, state)
         if self.group["graph"]:
             places = [tensor.data_ptr() for param, grad in self._grads.items() for tensor in (param, grad)]
-            if places != self._places:
+            given = [*places, self.group["betas"], self.group["eps"], self.group["weight_decay"] == 0.0]
+            if given != self._recorded:
                 self._record()
-            self._places = places
+            self._recorded = given
         found: list[Tensor] = self._measure()
         return found
 
@@ -72,6 +73,9 @@ class Plan:
                 refresh()
         self._move()
         self._grads = {}
+        if not self.group["graph"]:
+            for part in self._parts:
+                part.release()
 
     def _record(self) -> None:
         """Forget launches that were recorded; what there will be to record."""
