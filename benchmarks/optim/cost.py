@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from compare import report, rounded, seconds_of
-from entries import ENTRIES, Entry, state_numbers
+from entries import ENTRIES, Entry, ours, state_numbers
 from torch import nn
 
 from presize.optim.blocks import layout_of
@@ -26,6 +26,7 @@ from presize.optim.blocks import layout_of
 LAYERS = 4
 FUSED = Entry(1e-3, lambda m, lr: torch.optim.AdamW(m.parameters(), lr=lr, fused=True, weight_decay=0.0))
 FOREACH = Entry(1e-3, lambda m, lr: torch.optim.AdamW(m.parameters(), lr=lr, foreach=True, weight_decay=0.0))
+LAUNCHED = Entry(1e-3, ours(rank=16, launched=True))  # on a GPU, beside those whose launches are recorded
 MATRICES = ("shampoo", "soap")  # cubic in the width
 
 
@@ -40,6 +41,8 @@ def main() -> None:
     flags.add_argument("--save", action="store_true", help="file the result under benchmarks/results/")
     options = flags.parse_args()
     entries = {"adamw": FOREACH, "adamw-fused": FUSED, **{name: ENTRIES[name] for name in options.entries.split(",")}}
+    if options.device.type == "cuda":
+        entries["blr-16-launched"] = LAUNCHED
     found: dict[str, dict[str, Any]] = {}
     widths = [784, 1000, 500, 250, 30, 250, 500, 1000, 784]
     cases = (

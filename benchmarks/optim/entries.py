@@ -20,7 +20,7 @@ class Entry:
     build: Callable[[nn.Module, float], torch.optim.Optimizer]
 
 
-def _ours(*, launched: bool = False, **options: Any) -> Callable[[nn.Module, float], torch.optim.Optimizer]:
+def ours(*, launched: bool = False, **options: Any) -> Callable[[nn.Module, float], torch.optim.Optimizer]:
     """With its launches recorded on a GPU, unless ``launched``."""
 
     def build(model: nn.Module, lr: float) -> torch.optim.Optimizer:
@@ -77,11 +77,11 @@ ENTRIES = {
     "muon": Entry(1e-2, _MuonAndAdam),
     "shampoo": Entry(3e-3, _peer("ScalableShampoo", **SHAMPOO)),
     "soap": Entry(3e-3, _peer("SOAP", weight_decay=0.0)),
-    "blr-4": Entry(3e-3, _ours(rank=4)),
-    "blr-16": Entry(3e-3, _ours(rank=16)),
-    "blr-64": Entry(3e-3, _ours(rank=64)),
-    "blr-4-full": Entry(3e-3, _ours(rank=4, core="full")),
-    "blr-16-launched": Entry(3e-3, _ours(rank=16, launched=True)),
+    "blr-4": Entry(3e-3, ours(rank=4)),
+    "blr-16": Entry(3e-3, ours(rank=16)),
+    "blr-64": Entry(3e-3, ours(rank=64)),
+    "blr-64-each-step": Entry(3e-3, ours(rank=64, update_interval=1)),
+    "blr-4-full": Entry(3e-3, ours(rank=4, core="full")),
 }
 
 

@@ -14,6 +14,12 @@ def drawn(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(shape[-1]))
 
 
+def rotation(*shape: int) -> Tensor:
+    """Orthonormal rows."""
+    rows: Tensor = torch.linalg.qr(drawn(*shape).mT).Q.mT
+    return rows
+
+
 DIFFICULT = {
     "one row": drawn(1, 1, 7),
     "as many rows as numbers": drawn(1, 10, 10),
@@ -29,7 +35,7 @@ DIFFICULT = {
 def test_rows_are_those_of_a_qr_decomposition(name: str) -> None:
     rank = DIFFICULT[name].shape[1]
     rows = [DIFFICULT[name], drawn(1, rank, 100)]
-    for old, new in zip(rows, cholesky_qr(rows, [drawn(*part.shape) for part in rows]), strict=True):
+    for old, new in zip(rows, cholesky_qr(rows, [rotation(*part.shape) for part in rows]), strict=True):
         wanted = torch.linalg.qr(old.double().mT).Q.mT
         signs = (wanted * new).sum(-1, keepdim=True).sign()
         torch.testing.assert_close(new.double() * signs, wanted, rtol=0, atol=1e-5)
@@ -41,8 +47,9 @@ def test_what_is_missing_is_made_up_and_stays_orthonormal() -> None:
     """Rows of zeros, and more rows than there are directions."""
     zeros, few = drawn(1, 6, 40), drawn(1, 6, 3) @ drawn(1, 3, 50)
     zeros[0, [1, 4]] = 0.0
-    rows = [zeros, few, torch.zeros(1, 6, 9)]
-    for found in cholesky_qr(rows, [drawn(*part.shape) for part in rows]):
+    exactly = torch.cat([drawn(1, 6, 3), torch.zeros(1, 6, 47)], -1)
+    rows = [zeros, few, exactly, torch.zeros(1, 6, 9)]
+    for found in cholesky_qr(rows, [rotation(*part.shape) for part in rows]):
         products = found.double() @ found.double().mT
         torch.testing.assert_close(products, torch.eye(6)[None].double(), rtol=0, atol=1e-6)
 

@@ -259,7 +259,7 @@ def test_gradients_are_let_go_of_after_a_step() -> None:
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     gc.collect()
-    assert [ref() for ref in held] == [None, None]
+    assert all(ref() is None for ref in held)
 
 
 def test_structure_can_not_change_while_training() -> None:

@@ -42,7 +42,6 @@ class Schedule:
         self.count = int(self._steps[0])
         momentum = states[0]["exp_avg"]
         self._host = torch.zeros(4, dtype=momentum.dtype, pin_memory=momentum.is_cuda)
-        self._numbers = self._host.numpy()
         self._there = self._host.to(momentum.device)
         # what momenta are multiplied with, -lr over their correction; what second moments are divided by; what weights
         # are multiplied with; the share of the newest gradient in a sketch
@@ -56,12 +55,13 @@ class Schedule:
         self._steps.add_(1.0)
         self.count += 1
         (beta1, beta2), lr = self.group["betas"], float(self.group["lr"])
-        self._numbers[:] = (
+        numbers = (
             -lr / (1.0 - beta1**self.count),
             1.0 - beta2**self.count,
             1.0 - lr * self.group["weight_decay"],
             1.0 - beta2 ** (self.count - kept),
         )
+        self._host.copy_(torch.tensor(numbers, dtype=self._host.dtype))
         self._there.copy_(self._host, non_blocking=True)
 
 

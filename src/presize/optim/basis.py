@@ -18,8 +18,11 @@ from presize.optim.blocks import Layout
 from presize.optim.cores import CORES
 
 _SEED = 0  # of the first basis: the same in every process, whatever the global generator does
-_SHIFT = 1e-14  # added to squared lengths of 1: rows that are others' sums leave no pivot below zero
-_FAINT = 1e-60  # share of the old basis: nothing beside any number of float32, a direction beside none
+_SHIFT = 1e-15  # times the rank, added to squared lengths of 1: rows that are others' sums leave no pivot below zero
+_FAINT = (
+    1e-10  # of the old basis, after a first round: nothing beside rows of length 1, a direction where little is left
+)
+_SMALLEST = 1e-150  # length of a row; shorter ones are taken for zeros
 
 
 def block_fields(layout: Layout) -> dict[str, tuple[int, ...]]:
@@ -56,7 +59,8 @@ def first_basis(grads: Tensor, rank: int) -> Tensor:
 def orthonormal(rows: list[Tensor], bases: list[Tensor]) -> list[Tensor]:
     """Each (..., R, N) with its rows made orthonormal in their order, as Gram and Schmidt do, up to signs.
 
-    ``bases``, of the same shapes, stand in for rows of zeros, so that a layer whose gradients come later has a basis.
+    Where rows span less than R directions, rows of ``bases``, of the same shapes, or others make up for them, so that a
+    layer whose gradients come later has a basis.
     """
     if rows[0].is_cuda:
         return cholesky_qr(rows, bases)
@@ -68,19 +72,20 @@ def cholesky_qr(rows: list[Tensor], bases: list[Tensor]) -> list[Tensor]:
 
     With L L^T the rows' products with each other, L^-1 times the rows is orthonormal. Products are taken in float64,
     and all of it twice (Yamamoto et al., "Roundoff error analysis of the CholeskyQR2 algorithm", ETNA 2015), so that
-    rows as parallel as their own type can tell are told apart. R is the same for all.
+    rows as parallel as float32 can tell are told apart. R is the same for all.
     """
-    found = [
-        torch.add(part.double(), basis.double(), alpha=_FAINT).reshape(-1, *part.shape[-2:])
-        for part, basis in zip(rows, bases, strict=True)
-    ]
-    counts = [len(part) for part in found]
-    for _ in range(2):
+    found = [part.double().reshape(-1, *part.shape[-2:]) for part in rows]
+    wide_bases = [basis.double().reshape(part.shape) for basis, part in zip(bases, found, strict=True)]
+    counts, rank = [len(part) for part in found], rows[0].shape[-2]
+    eye = torch.eye(rank, dtype=torch.float64, device=rows[0].device)
+    for faint in (0.0, _FAINT):
+        found = [
+            torch.nn.functional.normalize(torch.add(part, basis, alpha=faint), dim=-1, eps=_SMALLEST)
+            for part, basis in zip(found, wide_bases, strict=True)
+        ]
         grams = torch.cat([part @ part.mT for part in found])
-        scale = grams.diagonal(dim1=-2, dim2=-1).rsqrt()  # to rows of length one
-        grams.mul_(scale.unsqueeze(-1)).mul_(scale.unsqueeze(-2)).diagonal(dim1=-2, dim2=-1).add_(_SHIFT)
-        factors = torch.linalg.cholesky_ex(grams).L
-        turns = torch.linalg.solve_triangular(factors, torch.diag_embed(scale), upper=False)
+        factors = torch.linalg.cholesky_ex(grams.add_(eye, alpha=_SHIFT * rank)).L
+        turns = torch.linalg.solve_triangular(factors, eye.expand_as(factors), upper=False)
         found = [turn @ part for turn, part in zip(turns.split(counts), found, strict=True)]
     return [part.view(old.shape).to(old.dtype) for part, old in zip(found, rows, strict=True)]
 

@@ -55,7 +55,8 @@ class BlockLowRank(Optimizer):
         tolerated_failures: eigendecompositions of full cores that may fail in a row, the old ones staying in force.
         maximize: go up instead of down.
         graph: on a GPU, record the step's launches, a few steps after the start, and replay them as CUDA graphs, for
-            gradients that stay where they are: ``zero_grad(set_to_none=False)``. Where they move, nothing is recorded.
+            gradients that stay where they are: ``zero_grad(set_to_none=False)``. Where they move, or betas or eps
+            change, recording starts anew.
         differentiable: only False is known.
 
     State of an (m, n) matrix with rows as blocks, in numbers: m n + 2 n r + 2 m r + m; Adam's is 2 m n. They are
@@ -102,6 +103,8 @@ class BlockLowRank(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        for group in self.param_groups:  # of a state that was saved before there was one
+            group.setdefault("graph", False)
         self._plans = [Plan(group) for group in self.param_groups]
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -135,7 +138,7 @@ class BlockLowRank(Optimizer):
 
     def _check(self, state_dict: dict[str, Any]) -> None:
         for ours, theirs in zip(self.param_groups, state_dict["param_groups"], strict=False):
-            check_group(theirs)
+            check_group({"graph": False, **theirs})
             for param, index in zip(ours["params"], theirs["params"], strict=False):
                 saved = state_dict["state"].get(index)
                 if saved is None:

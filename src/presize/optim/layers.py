@@ -101,7 +101,7 @@ class Layers:
     def refresh(self) -> None:
         """One orthogonal iteration: to the basis V that spans the sketch, with what is kept in terms of U turned.
 
-        If a decomposition fails all stays as it was.
+        If a decomposition fails all but the sketch stays as it was.
         """
         if not self.identity:
             self._sketch()

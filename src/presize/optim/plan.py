@@ -41,8 +41,8 @@ class Plan:
         self._stacks: list[layers.Layers] = []
         self._plain: list[adam.Elements] = []
         self._grads: dict[Tensor, Tensor] = {}
-        self._recorded: list[Any] = []  # what recorded launches have in them, where in memory they read and write first
-        self._record()
+        self._replays: defaultdict[str, Replay] = defaultdict(Replay)
+        self._given: list[Any] = []  # what recorded launches depend on: where they read and write, constants in them
 
     def prepare(self, state: dict[Tensor, Any]) -> list[Tensor]:
         """Take this step's gradients; tensors that are finite if all of them are. ConfigError for sparse ones."""
@@ -50,67 +50,71 @@ class Plan:
         if self._structure not in (None, structure):
             raise ConfigError(f"{', '.join(STRUCTURE)} of a parameter group can not change once it has been trained")
         self._structure = structure
-        members = [param for param in self.group["params"] if param.grad is not None and param.numel()]
-        self._grads = {param: self._gradient(param) for param in members}
+        self._grads = {param: _dense(param) for param in self.group["params"] if param.grad is not None}
+        self._grads = {param: grad for param, grad in self._grads.items() if grad.numel()}
+        members = list(self._grads)
         if len(members) != len(self._members) or any(a is not b for a, b in zip(members, self._members, strict=True)):
             self._arrange(members, state)
-        if self.group["graph"]:
-            places = [tensor.data_ptr() for param, grad in self._grads.items() for tensor in (param, grad)]
-            given = [*places, self.group["betas"], self.group["eps"], self.group["weight_decay"] == 0.0]
-            if given != self._recorded:
-                self._record()
-            self._recorded = given
-        found: list[Tensor] = self._measure()
+        given = self._dependencies() if self.group["graph"] else []
+        if given != self._given:
+            self._replays.clear()
+        self._given = given
+        found: list[Tensor] = self._run("measure", self._measure) if members else []
         return found
 
     def step(self) -> None:
         """Move the parameters by the gradients that `prepare` took."""
         for part in self._parts:
             part.begin()
-        self._observe()
-        for stack, refresh in zip(self._stacks, self._refresh, strict=True):
-            if stack.due:
-                refresh()
-        self._move()
+        if self._stacks:
+            self._run("observe", self._observe)
+        for k, stack in enumerate(self._stacks):
+            if not stack.due:
+                continue
+            if self.group["core"] == "full":  # decompositions look at the device, and may fail
+                stack.refresh()
+            else:
+                self._run(f"refresh {k}", stack.refresh)
+        if self._parts:
+            self._run("move", self._move)
         self._grads = {}
-        if not self.group["graph"]:
+        if not self._replays["measure"].recorded:
             for part in self._parts:
                 part.release()
-
-    def _record(self) -> None:
-        """Forget launches that were recorded; what there will be to record."""
-        replay: Callable[[Callable[[], Any]], Callable[[], Any]] = Replay if self.group["graph"] else _as_it_is
-        self._measure, self._move = replay(self._measure_all), replay(self._move_all)
-        self._observe = replay(self._observe_all) if self._stacks else self._observe_all
-        whole = self.group["core"] == "full"  # decompositions look at the device, and may fail
-        self._refresh = [stack.refresh if whole else replay(stack.refresh) for stack in self._stacks]
-
-    def _measure_all(self) -> list[Tensor]:
-        return [part.measure([self._grads[param] for param in part.params]) for part in self._parts]
 
     @property
     def _parts(self) -> list[layers.Layers | adam.Elements]:
         return [*self._stacks, *self._plain]
 
-    def _observe_all(self) -> None:
+    def _run(self, what: str, function: Callable[[], Any]) -> Any:
+        """Recorded, where that was asked for."""
+        if not self.group["graph"]:
+            return function()
+        return self._replays[what](function, self._members[0].device)
+
+    def _dependencies(self) -> list[Any]:
+        devices = {param.device for param in self._grads}
+        if len(devices) > 1 or any(device.type != "cuda" for device in devices):
+            names = " and ".join(sorted(str(device) for device in devices))
+            raise ConfigError(f"graph is True, but parameters are on {names}; a CUDA graph needs all on one GPU")
+        places = [tensor.data_ptr() for param, grad in self._grads.items() for tensor in (param, grad)]
+        constants = [self.group[name] for name in ("eps", "maximize")] + [self.group["weight_decay"] == 0.0]
+        return [*places, *self.group["betas"], *constants]
+
+    def _measure(self) -> list[Tensor]:
+        return [part.measure([self._own(param) for param in part.params]) for part in self._parts]
+
+    def _observe(self) -> None:
         for stack in self._stacks:
             stack.observe()
 
-    def _move_all(self) -> None:
+    def _move(self) -> None:
         for part in self._parts:
             part.move()
 
-    def _gradient(self, param: Tensor) -> Tensor:
-        grad = param.grad
-        assert grad is not None
-        if grad.layout != torch.strided:
-            raise ConfigError(
-                f"the gradient of a parameter of shape {tuple(param.shape)} is sparse; BlockLowRank takes dense ones: "
-                "build the embedding with sparse=False"
-            )
-        if self.group["graph"] and not param.is_cuda:
-            raise ConfigError(f"graph is True, but a parameter is on {param.device}; CUDA graphs need it on cuda")
-        grad = grad.to(adam.state_dtype(param))
+    def _own(self, param: Tensor) -> Tensor:
+        """The gradient in the state's type; of what is maximized, negated."""
+        grad = self._grads[param].to(adam.state_dtype(param))
         return -grad if self.group["maximize"] else grad
 
     def _arrange(self, members: list[Tensor], state: dict[Tensor, Any]) -> None:
@@ -130,8 +134,16 @@ class Plan:
         for stack in stacks.values():
             params, layouts = [param for param, _ in stack], [layout for _, layout in stack]
             self._stacks.append(layers.Layers(params, [state[param] for param in params], layouts, self.group))
-        self._record()
+        self._replays.clear()
 
 
-def _as_it_is(function: Callable[[], Any]) -> Callable[[], Any]:
-    return function
+def _dense(param: Tensor) -> Tensor:
+    """Its gradient; ConfigError if that is sparse."""
+    grad = param.grad
+    assert grad is not None
+    if grad.layout != torch.strided:
+        raise ConfigError(
+            f"the gradient of a parameter of shape {tuple(param.shape)} is sparse; BlockLowRank takes dense ones: "
+            "build the embedding with sparse=False"
+        )
+    return grad

@@ -1,4 +1,4 @@
-"""The launches of a step, recorded once and replayed as CUDA graphs."""
+"""The launches of a step, recorded once and replayed as a CUDA graph."""
 
 from __future__ import annotations
 
@@ -11,24 +11,32 @@ _WARM_UP = 3  # calls before one is recorded, so that libraries have set themsel
 
 
 class Replay:
-    """A function of nothing, whose every call does the same on the same memory: recorded after a few calls.
+    """Calls of a function that does the same on the same memory every time: the first ones, and then what they launch.
 
-    What it returns must be what it returned when it was recorded.
+    From then on it returns what it returned when it was recorded. recorded: it has been.
     """
 
-    def __init__(self, function: Callable[[], Any]) -> None:
-        self._function, self._calls, self._result = function, 0, None
+    def __init__(self) -> None:
+        self._calls, self._result = 0, None
         self._graph: Any = None
 
-    def __call__(self) -> Any:
+    @property
+    def recorded(self) -> bool:
+        return self._graph is not None
+
+    def __call__(self, function: Callable[[], Any], device: torch.device) -> Any:
+        """``device``: that all of it runs on."""
         self._calls += 1
         if self._calls <= _WARM_UP:
-            return self._function()
+            return function()
         if self._graph is None:
             graph = torch.cuda.CUDAGraph()
             # nothing is run yet; other threads, as those that load data, may go on using the device
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                self._result = self._function()
+            with (
+                torch.cuda.device(device),
+                torch.cuda.graph(graph, stream=torch.cuda.Stream(device), capture_error_mode="thread_local"),
+            ):
+                self._result = function()
             self._graph = graph
         self._graph.replay()
         return self._result
