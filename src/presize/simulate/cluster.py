@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -70,35 +71,34 @@ def simulate(
 
 
 def _replay(trace: Trace, engines: list[Engine], router_name: str, report: Report) -> None:
-    """Events in the order of time: steps that end, then requests that come."""
+    """Events in the order of time: steps that end, then requests that come, then idle engines that start."""
     router = ROUTERS.get(router_name)
-    pending: list[tuple[float, int]] = []  # when an engine's steps are done; old entries are passed over
+    pending: list[tuple[tuple[float, bool], int]] = []  # events of engines; old entries are passed over
     rows = zip(
         trace.arrival_s.tolist(), trace.prompt_tokens.tolist(), trace.output_tokens.tolist(),
         trace.max_tokens.tolist(), strict=True,
     )  # fmt: skip
 
-    def run_until(limit_s: float) -> None:
-        while pending and pending[0][0] <= limit_s:
-            due, place = heapq.heappop(pending)
+    def run_until(limit: tuple[float, bool]) -> None:
+        while pending and pending[0][0] <= limit:
+            event, place = heapq.heappop(pending)
             engine = engines[place]
-            if engine.busy_until != due:
+            if engine.event != event:
                 continue
             engine.advance()
-            if engine.busy_until < np.inf:
-                heapq.heappush(pending, (engine.busy_until, place))
+            if engine.event[0] < math.inf:
+                heapq.heappush(pending, (engine.event, place))
 
     for number, (at_s, prompt, natural, max_tokens) in enumerate(rows):
-        run_until(at_s)
+        run_until((at_s, False))
         place = router(number, engines)
-        before = engines[place].busy_until
+        before = engines[place].event
         engines[place].submit(number, at_s, prompt, natural, max_tokens)
-        if engines[place].busy_until != before:
-            heapq.heappush(pending, (engines[place].busy_until, place))
+        if engines[place].event != before:
+            heapq.heappush(pending, (engines[place].event, place))
         if number % _REPORT_EVERY == 0:
             report("requests", number, len(trace))
-    while pending:
-        run_until(pending[0][0])
+    run_until((math.inf, False))
     report("requests", len(trace), len(trace))
 
 

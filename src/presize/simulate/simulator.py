@@ -87,6 +87,7 @@ class Engine:
     series: Series = field(default_factory=Series)
     outcomes: list[Outcome] = field(default_factory=list)
     _jump: Jump | None = None
+    _starting: bool = False  # idle until now: whoever else comes at the same moment is in the first step, too
     _lives: dict[Request, Life] = field(default_factory=dict)
     _fresh: list[Request] = field(default_factory=list)  # run, and have drawn no token since they were put to run
     # (number of the step that draws the last token, tie-break, request, preemptions when that was worked out)
@@ -103,9 +104,11 @@ class Engine:
         self.figures = Figures(self.scheduler.ledger.capacity_tokens)
 
     @property
-    def busy_until(self) -> float:
-        """When the steps that were last decided are done; infinity if there is nothing to do."""
-        return math.inf if self._jump is None else float(self._jump.ends[-1])
+    def event(self) -> tuple[float, bool]:
+        """(when `advance` is to be called, whether not before all that come at that moment); infinity if never."""
+        if self._jump is not None:
+            return float(self._jump.ends[-1]), False
+        return (self.now, True) if self._starting else (math.inf, False)
 
     def submit(self, number: int, at_s: float, prompt: int, natural: int, max_tokens: int) -> None:
         """A request comes at ``at_s``, not before the last one did; it is queued, or refused and counted."""
@@ -125,14 +128,14 @@ class Engine:
         self.unfinished += 1
         self.forecast_tokens += life.forecast_tokens
         if self._jump is None:
-            self.now = max(self.now, at_s)
-            self._decide()
+            self.now, self._starting = max(self.now, at_s), True
 
     def advance(self) -> None:
         """Take the steps that were decided, and decide the next ones, if there are any."""
-        jump, self._jump = self._jump, None
-        assert jump is not None, "an idle engine has no steps to take"
-        self._take(jump)
+        assert self.event[0] < math.inf, "an idle engine has no steps to take"
+        jump, self._jump, self._starting = self._jump, None, False
+        if jump is not None:
+            self._take(jump)
         if self.scheduler.has_unfinished_requests():
             self._decide()
         else:
