@@ -130,8 +130,8 @@ def by_hand(
 
 
 @FEW
-@given(st.integers(0, 2**20), st.sampled_from(["payback", "on-demand"]), st.floats(3, 60))
-def test_the_times_are_those_of_a_plain_loop(seed: int, policy: str, rate: float) -> None:
+@given(st.integers(0, 2**20), st.sampled_from(["payback", "on-demand"]), st.none() | st.floats(3, 60))
+def test_the_times_are_those_of_a_plain_loop(seed: int, policy: str, rate: float | None) -> None:
     trace, options = make(30, seed, rate)
     scheduler = SchedulerOptions(policy=policy)
     result, times = simulate(trace, options, scheduler), by_hand(trace, options, scheduler)
