@@ -50,9 +50,8 @@ class Plan:
         if self._structure not in (None, structure):
             raise ConfigError(f"{', '.join(STRUCTURE)} of a parameter group can not change once it has been trained")
         self._structure = structure
-        self._grads = {param: _dense(param) for param in self.group["params"] if param.grad is not None}
-        self._grads = {param: grad for param, grad in self._grads.items() if grad.numel()}
-        members = list(self._grads)
+        members = [param for param in self.group["params"] if param.grad is not None and param.numel()]
+        self._grads = {param: _dense(param) for param in members}
         if len(members) != len(self._members) or any(a is not b for a, b in zip(members, self._members, strict=True)):
             self._arrange(members, state)
         given = self._dependencies() if self.group["graph"] else []
@@ -134,7 +133,6 @@ class Plan:
         for stack in stacks.values():
             params, layouts = [param for param, _ in stack], [layout for _, layout in stack]
             self._stacks.append(layers.Layers(params, [state[param] for param in params], layouts, self.group))
-        self._replays.clear()
 
 
 def _dense(param: Tensor) -> Tensor:
