@@ -50,12 +50,11 @@ def training(task: Task, name: str, lr: float, seed: int, steps: int) -> Iterato
     """(model, optimizer, loss) after each step: warm-up over a twentieth of the steps, then linear decay."""
     model = task.model(seed)
     optimizer = ENTRIES[name].build(model, lr)
-    recorded = any(group.get("graph") for group in optimizer.param_groups)  # needs gradients that stay in their place
     for step, batch in enumerate(task.batches(seed, steps)):
         rate = lr * min((step + 1) / (0.05 * steps), 1.0) * (1.0 - step / steps)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        optimizer.zero_grad(set_to_none=not recorded)
+        optimizer.zero_grad()
         loss = task.loss(model, batch)
         loss.backward()
         optimizer.step()

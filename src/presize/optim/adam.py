@@ -42,40 +42,65 @@ class Schedule:
         self.count = int(self._steps[0])
         momentum = states[0]["exp_avg"]
         self._host = torch.zeros(4, dtype=momentum.dtype, pin_memory=momentum.is_cuda)
+        self._numbers = self._host.numpy()
         self._there = self._host.to(momentum.device)
         # what momenta are multiplied with, -lr over their correction; what second moments are divided by; what weights
         # are multiplied with; the share of the newest gradient in a sketch
         self.stride, self.correction2, self.decay, self.newest = self._there.unbind()
 
-    def advance(self, kept: int = 0) -> None:
-        """To the next step; ``kept``: the one in which a sketch was last made.
-
-        The device has been waited for since the last step, so its numbers have arrived there.
-        """
+    def advance(self) -> None:
+        """To the next step. The device has been waited for since the last one, so its numbers have arrived there."""
         self._steps.add_(1.0)
         self.count += 1
         (beta1, beta2), lr = self.group["betas"], float(self.group["lr"])
-        numbers = (
+        self._numbers[:] = (
             -lr / (1.0 - beta1**self.count),
             1.0 - beta2**self.count,
             1.0 - lr * self.group["weight_decay"],
-            1.0 - beta2 ** (self.count - kept),
+            1.0 - beta2 ** (self.count - self._last_refresh(self.count)),
         )
-        self._host.copy_(torch.tensor(numbers, dtype=self._host.dtype))
         self._there.copy_(self._host, non_blocking=True)
+
+    @property
+    def due(self) -> bool:
+        """It is time to refresh bases."""
+        return self._next_refresh(self.count) == self.count
+
+    @property
+    def unseen(self) -> float:
+        """The share of the second moment that will be of gradients after this step's refresh, before the next one."""
+        beta2 = self.group["betas"][1]
+        ahead = self._next_refresh(self.count + 1) - 1
+        share: float = (1.0 - beta2 ** (ahead - self.count)) / (1.0 - beta2**ahead)
+        return share
+
+    def _next_refresh(self, count: int) -> int:
+        """The first refresh from this step on: every ``update_interval`` steps, before that, as all is new, at 2^k."""
+        interval: int = self.group["update_interval"]
+        if count >= interval:
+            return -(-count // interval) * interval
+        return min(1 << (count - 1).bit_length(), interval)
+
+    def _last_refresh(self, count: int) -> int:
+        """The last one before this step; 0 if there was none."""
+        interval: int = self.group["update_interval"]
+        if count > interval:
+            return (count - 1) // interval * interval
+        return 1 << (count - 1).bit_length() - 1 if count > 1 else 0
 
 
 class Elements:
     """Parameters of one group, device, type and step count, for which Adam is few calls, however many they are."""
 
-    def __init__(self, params: list[Tensor], states: list[dict[str, Any]], group: dict[str, Any]) -> None:
-        self.params, self.group = params, group
-        self.schedule = Schedule(states, group)
+    def __init__(
+        self, params: list[Tensor], states: list[dict[str, Any]], group: dict[str, Any], schedule: Schedule
+    ) -> None:
+        self.params, self.group, self.schedule = params, group, schedule
         self.average, self.square = joined(states, "exp_avg"), joined(states, "exp_avg_sq")
         self._grads = self.average  # of all parameters, one after the other
 
     def measure(self, grads: list[Tensor]) -> Tensor:
-        """Take this step's gradients, of the state's type; their norm."""
+        """Take this step's gradients, of the state's type; their norm, which is finite if they are."""
         self._grads = torch.cat([grad.flatten() for grad in grads])
         norm: Tensor = torch.linalg.vector_norm(self._grads)
         return norm
@@ -83,10 +108,6 @@ class Elements:
     def release(self) -> None:
         """Let go of the gradients."""
         self._grads = self.average
-
-    def begin(self) -> None:
-        """One more step."""
-        self.schedule.advance()
 
     def move(self) -> None:
         """The step."""

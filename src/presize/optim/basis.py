@@ -91,11 +91,15 @@ def cholesky_qr(rows: list[Tensor], bases: list[Tensor]) -> list[Tensor]:
 
 
 def projected(view: Tensor, basis: Tensor) -> Tensor:
-    """(..., B, R) of blocks (..., B, N) and a basis (..., R, N).
+    """P, (..., B, R), of blocks (..., B, N) and a basis (..., R, N)."""
+    # With few rows on the left, BLAS on a CPU is up to six times faster than with few columns on the right; on a GPU,
+    # cuBLAS has kernels for products of 8 or 16 rows by a few hundred columns that are 4 to 8 times slower.
+    return view @ basis.mT if view.is_cuda else (basis @ view.mT).mT
 
-    With few rows on the left, BLAS is up to six times faster than with few columns on the right.
-    """
-    return (basis @ view.mT).mT
+
+def sketched(view: Tensor, inner: Tensor) -> Tensor:
+    """P^T G, (..., R, N), of blocks (..., B, N) and what they are in a basis (..., B, R)."""
+    return (view.mT @ inner).mT if view.is_cuda else inner.mT @ view  # as above
 
 
 def squared_norms(view: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ NeurIPS 2023). Only its abstract was available: `presize.optim.basis` says what 
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
@@ -55,8 +56,7 @@ class BlockLowRank(Optimizer):
         tolerated_failures: eigendecompositions of full cores that may fail in a row, the old ones staying in force.
         maximize: go up instead of down.
         graph: on a GPU, record the step's launches, a few steps after the start, and replay them as CUDA graphs, for
-            gradients that stay where they are: ``zero_grad(set_to_none=False)``. Where they move, or betas or eps
-            change, recording starts anew.
+            the memory of another gradient. Where betas or eps change, recording starts anew.
         differentiable: only False is known.
 
     State of an (m, n) matrix with rows as blocks, in numbers: m n + 2 n r + 2 m r + m; Adam's is 2 m n. They are
@@ -215,11 +215,11 @@ def check_group(group: Mapping[str, Any]) -> None:
 
 
 def _refuse_nonfinite(magnitudes: list[Tensor]) -> None:
-    """NumericalError if one of these has an infinity or a NaN; one look at each device for all of them."""
-    sums: dict[torch.device, list[Tensor]] = defaultdict(list)
-    for part in magnitudes:
-        sums[part.device].append(part.sum())
-    if all(bool(torch.stack(parts).isfinite().all()) for parts in sums.values()):
+    """NumericalError if one of these numbers is not finite; one look at each device for all of them."""
+    found: dict[torch.device, list[Tensor]] = defaultdict(list)
+    for number in magnitudes:
+        found[number.device].append(number)
+    if all(math.isfinite(torch.stack(numbers).sum().item()) for numbers in found.values()):
         return
     raise NumericalError(
         "a gradient is not finite; nothing was changed: lower the learning rate, clip gradients, or, with float16, "

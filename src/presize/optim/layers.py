@@ -10,7 +10,7 @@ from torch import Tensor
 
 from presize.errors import NumericalError
 from presize.optim.adam import Schedule, joined, state_dtype
-from presize.optim.basis import block_fields, first_basis, new_fields, orthonormal, projected, squared_norms
+from presize.optim.basis import block_fields, first_basis, new_fields, orthonormal, projected, sketched, squared_norms
 from presize.optim.blocks import Layout
 from presize.optim.cores import CORES
 
@@ -40,11 +40,15 @@ class Layers:
     """
 
     def __init__(
-        self, params: list[Tensor], states: list[dict[str, Any]], layouts: list[Layout], group: dict[str, Any]
+        self,
+        params: list[Tensor],
+        states: list[dict[str, Any]],
+        layouts: list[Layout],
+        group: dict[str, Any],
+        schedule: Schedule,
     ) -> None:
-        self.params, self.states, self.layouts, self.group = params, states, layouts, group
+        self.params, self.states, self.layouts, self.group, self.schedule = params, states, layouts, group, schedule
         self.rank, self.full, self.identity = layouts[0].rank, layouts[0].full, layouts[0].identity
-        self.schedule = Schedule(states, group)
         self.momenta = [state["exp_avg"] for state in states]
         self.wide_momenta = [layout.view(momentum) for layout, momentum in zip(layouts, self.momenta, strict=True)]
         self.bases = [] if self.identity else [state["basis"] for state in states]
@@ -61,19 +65,18 @@ class Layers:
         self._squares = self._inner = self.sizes  # (A,) and (A, R), of this step's gradients
 
     def measure(self, grads: list[Tensor]) -> Tensor:
-        """Take this step's gradients, of the state's type. (A,): squared norms of their blocks."""
+        """Take this step's gradients, of the state's type; the square of their norm, which is finite if they are."""
         self._grads = grads
         self._views = [layout.view(grad) for layout, grad in zip(self.layouts, grads, strict=True)]
         self._squares = torch.cat([squared_norms(view).flatten() for view in self._views])
-        return self._squares
+        return self._squares.sum()
 
     def release(self) -> None:
         """Let go of the gradients."""
         self._grads, self._views = [], []
 
     def begin(self) -> None:
-        """One more step; before the first one, bases."""
-        self.schedule.advance(self._last_refresh(self.schedule.count + 1))
+        """Before the first step, bases."""
         if self.schedule.count == 1 and self.rank and not self.identity:
             for view, basis in zip(self._views, self.bases, strict=True):
                 basis.copy_(first_basis(view, self.rank))
@@ -93,11 +96,6 @@ class Layers:
             torch._foreach_mul_(adams, beta2)
             torch._foreach_addcmul_(adams, self._grads, self._grads, 1.0 - beta2)
 
-    @property
-    def due(self) -> bool:
-        """It is time to `refresh`."""
-        return self.rank > 0 and self._next_refresh(self.schedule.count) == self.schedule.count
-
     def refresh(self) -> None:
         """One orthogonal iteration: to the basis V that spans the sketch, with what is kept in terms of U turned.
 
@@ -110,7 +108,7 @@ class Layers:
         turns = [new @ old.mT for new, old in zip(bases, self.bases, strict=True)]  # V U^T
         new = [self.cores.turned(core, turn, tail) for core, tail, turn in zip(cores, tails, turns, strict=False)]
         try:
-            self.cores.renew(new or cores, self._unseen())
+            self.cores.renew(new or cores, self.schedule.unseen)
         except torch.linalg.LinAlgError as error:
             self._count_failure(error)
             return
@@ -125,27 +123,6 @@ class Layers:
                 state["tail"].add_(lost).clamp_(min=0.0)
             state["core"].copy_(new[k])
             state["projected"].copy_(projected(self.wide_momenta[k], basis))
-
-    def _unseen(self) -> float:
-        """The share of the second moment that will be of gradients after this refresh, before the next one."""
-        count, beta2 = self.schedule.count, self.group["betas"][1]
-        ahead = self._next_refresh(count + 1) - 1
-        unseen: float = (1.0 - beta2 ** (ahead - count)) / (1.0 - beta2**ahead)
-        return unseen
-
-    def _next_refresh(self, count: int) -> int:
-        """The first refresh from this step on: every ``update_interval`` steps, before that, as all is new, at 2^k."""
-        interval: int = self.group["update_interval"]
-        if count >= interval:
-            return -(-count // interval) * interval
-        return min(1 << (count - 1).bit_length(), interval)
-
-    def _last_refresh(self, count: int) -> int:
-        """The last one before this step; 0 if there was none."""
-        interval: int = self.group["update_interval"]
-        if count > interval:
-            return (count - 1) // interval * interval
-        return 1 << (count - 1).bit_length() - 1 if count > 1 else 0
 
     def _projected(self) -> Tensor:
         """P = G U of all layers, (A, R); where the basis is the identity, the gradients."""
@@ -173,7 +150,7 @@ class Layers:
     def _sketch(self) -> None:
         """Y: of the gradients between two refreshes the last stands for all; every one of them would cost a product."""
         for view, part, state in zip(self._views, self._parts(self._inner), self.states, strict=True):
-            state["sketch"].lerp_(part.mT @ view, self.schedule.newest)
+            state["sketch"].lerp_(sketched(view, part), self.schedule.newest)
 
     def _count_failure(self, error: Exception) -> None:
         tolerated = self.group["tolerated_failures"]

@@ -40,35 +40,44 @@ class Plan:
         self._members: list[Tensor] = []
         self._stacks: list[layers.Layers] = []
         self._plain: list[adam.Elements] = []
+        self._schedules: list[adam.Schedule] = []
         self._grads: dict[Tensor, Tensor] = {}
         self._replays: defaultdict[str, Replay] = defaultdict(Replay)
-        self._given: list[Any] = []  # what recorded launches depend on: where they read and write, constants in them
+        self._copies: list[Tensor] = []  # of gradients, which may lie elsewhere in every step, for recorded launches
+        self._given: list[Any] = []  # what these depend on besides: where parameters are, constants
 
     def prepare(self, state: dict[Tensor, Any]) -> list[Tensor]:
-        """Take this step's gradients; tensors that are finite if all of them are. ConfigError for sparse ones."""
+        """Take this step's gradients; numbers that are finite if all of them are. ConfigError for sparse ones."""
         structure = tuple(self.group[name] for name in STRUCTURE)
         if self._structure not in (None, structure):
             raise ConfigError(f"{', '.join(STRUCTURE)} of a parameter group can not change once it has been trained")
         self._structure = structure
         members = [param for param in self.group["params"] if param.grad is not None and param.numel()]
-        self._grads = {param: _dense(param) for param in members}
+        grads = [_dense(param) for param in members]
         if len(members) != len(self._members) or any(a is not b for a, b in zip(members, self._members, strict=True)):
             self._arrange(members, state)
         given = self._dependencies() if self.group["graph"] else []
         if given != self._given:
             self._replays.clear()
-        self._given = given
+            self._given = given
+            self._copies = [torch.empty_like(p, dtype=adam.state_dtype(p)) for p in members if given]
+        if self._copies:
+            torch._foreach_copy_(self._copies, grads)
+            grads = self._copies
+        self._grads = dict(zip(members, grads, strict=True))
         found: list[Tensor] = self._run("measure", self._measure) if members else []
         return found
 
     def step(self) -> None:
         """Move the parameters by the gradients that `prepare` took."""
-        for part in self._parts:
-            part.begin()
+        for schedule in self._schedules:
+            schedule.advance()
+        for stack in self._stacks:
+            stack.begin()
         if self._stacks:
             self._run("observe", self._observe)
         for k, stack in enumerate(self._stacks):
-            if not stack.due:
+            if not (stack.rank and stack.schedule.due):
                 continue
             if self.group["core"] == "full":  # decompositions look at the device, and may fail
                 stack.refresh()
@@ -92,11 +101,11 @@ class Plan:
         return self._replays[what](function, self._members[0].device)
 
     def _dependencies(self) -> list[Any]:
-        devices = {param.device for param in self._grads}
+        devices = {param.device for param in self._members}
         if len(devices) > 1 or any(device.type != "cuda" for device in devices):
             names = " and ".join(sorted(str(device) for device in devices))
             raise ConfigError(f"graph is True, but parameters are on {names}; a CUDA graph needs all on one GPU")
-        places = [tensor.data_ptr() for param, grad in self._grads.items() for tensor in (param, grad)]
+        places = [param.data_ptr() for param in self._members]
         constants = [self.group[name] for name in ("eps", "maximize")] + [self.group["weight_decay"] == 0.0]
         return [*places, *self.group["betas"], *constants]
 
@@ -119,20 +128,27 @@ class Plan:
     def _arrange(self, members: list[Tensor], state: dict[Tensor, Any]) -> None:
         stacks: dict[Any, list[tuple[Tensor, Layout]]] = defaultdict(list)
         plain: dict[Any, list[Tensor]] = defaultdict(list)
+        together: dict[Any, list[dict[str, Any]]] = defaultdict(list)
         for param in members:
             if not state[param]:
                 state[param].update(new_state(param, self.group))
             layout, kind = layout_in(self.group, param), (param.device, param.dtype, float(state[param]["step"]))
+            together[kind].append(state[param])
             if layout is None:
                 plain[kind].append(param)
             else:
                 stacks[kind, layout.rank, layout.full].append((param, layout))
-        self._members = members
-        self._plain = [adam.Elements(part, [state[param] for param in part], self.group) for part in plain.values()]
+        schedules = {kind: adam.Schedule(states, self.group) for kind, states in together.items()}
+        self._members, self._given, self._schedules = members, [], list(schedules.values())
+        self._plain = [
+            adam.Elements(part, [state[param] for param in part], self.group, schedules[kind])
+            for kind, part in plain.items()
+        ]
         self._stacks = []
-        for stack in stacks.values():
+        for (kind, *_), stack in stacks.items():
             params, layouts = [param for param, _ in stack], [layout for _, layout in stack]
-            self._stacks.append(layers.Layers(params, [state[param] for param in params], layouts, self.group))
+            states = [state[param] for param in params]
+            self._stacks.append(layers.Layers(params, states, layouts, self.group, schedules[kind]))
 
 
 def _dense(param: Tensor) -> Tensor:
