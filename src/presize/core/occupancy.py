@@ -46,6 +46,7 @@ class OccupancyForecast:
         self._requests: list[Request] = []
         self._row: dict[Request, int] = {}
         self._due: IntArray = np.zeros(0, dtype=np.int64)  # output tokens from which the row must be made anew
+        self._fixed: FloatArray = np.zeros(0)  # tokens held beside the output
         self._survival: FloatArray = np.zeros((0, 1))  # s
         self._spread: FloatArray = np.zeros((0, 1))  # s (1 - s)
         self.mean: FloatArray = np.zeros(1)
@@ -59,12 +60,13 @@ class OccupancyForecast:
         outputs = np.array([r.output_tokens for r in requests], dtype=np.int64)
         (stale,) = np.nonzero(outputs >= self._due[:count])
         if stale.size:
-            grown = outputs[stale]
-            rows = self._rows([requests[row] for row in stale.tolist()], grown)
+            grown, anew = outputs[stale], [requests[row] for row in stale.tolist()]
+            rows = self._rows(anew, grown)
+            self._fixed[stale] = np.array([r.prompt_tokens for r in anew]) + self._half_block
             self._survival[stale] = rows
             self._spread[stale] = rows * (1.0 - rows)
             self._due[stale] = grown + np.minimum(np.maximum(grown // self._REFRESH_SHARE, 1), self._REFRESH_MOST)
-        held = np.array([r.prompt_tokens for r in requests], dtype=np.int64) + outputs + self._half_block
+        held = self._fixed[:count] + outputs
         # sums over requests of s and c s; of v, c v and c^2 v with v = s (1 - s): no array of the table's size is made
         one, square = np.ones(count), held * held
         survival, spread = self._survival[:count], self._spread[:count]
@@ -77,7 +79,7 @@ class OccupancyForecast:
             row, last = self._row.pop(gone), self._requests.pop()
             if last is not gone:
                 self._requests[row], self._row[last] = last, row
-                for table in (self._due, self._survival, self._spread):
+                for table in (self._due, self._fixed, self._survival, self._spread):
                     table[row] = table[len(self._requests)]
         joined = [r for r in running if r not in self._row]
         self._look_ahead(max((r.max_tokens for r in joined), default=1))
@@ -87,6 +89,7 @@ class OccupancyForecast:
         if (missing := len(self._requests) - len(self._due)) > 0:
             room = np.zeros((missing, self.steps.size))
             self._due = np.concatenate((self._due, np.zeros(missing, dtype=np.int64)))
+            self._fixed = np.concatenate((self._fixed, np.zeros(missing)))
             self._survival = np.concatenate((self._survival, room))
             self._spread = np.concatenate((self._spread, room))
         self._due[len(self._requests) - len(joined) : len(self._requests)] = 0
@@ -102,7 +105,7 @@ class OccupancyForecast:
             self.mean, self.variance = np.pad(self.mean, (0, more)), np.pad(self.variance, (0, more))
 
     def revised(self, request: Request) -> None:
-        """The request has another forecast: its row is made anew at the next `update`."""
+        """The request has another forecast or prompt: its row is made anew at the next `update`."""
         if (row := self._row.get(request)) is not None:
             self._due[row] = 0
 
