@@ -94,9 +94,9 @@ def test_a_live_curve_may_change_under_every_request(world: World, policy: str, 
 def test_asking_what_is_booked_changes_no_decision(policy: str) -> None:
     """A display polls it; how often must not matter."""
     rng = np.random.default_rng(0)
-    sizes = rng.integers(1, 10, (120, 2)).tolist()
+    sizes = zip(rng.integers(1, 10, 120).tolist(), rng.integers(1, 120, 120).tolist(), strict=True)
     jobs = tuple(Job(prompt, length, length + 8, int(i / 3)) for i, (prompt, length) in enumerate(sizes))
-    world = World(jobs, 80, 1, 8, 64)
+    world = World(jobs, 500, 1, 16, 64)
 
     def poll(scheduler: Scheduler) -> None:
         for _ in range(2):

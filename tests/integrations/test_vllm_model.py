@@ -45,20 +45,51 @@ if __name__ == "__main__":
 """
 
 
-def generate(tmp_path: Path, adapter: str = "", **given: Any) -> tuple[list[Any], int, str]:
-    (tmp_path / "generate.py").write_text(SCRIPT)
+RANKS = """
+import asyncio, json, sys
+from vllm import SamplingParams
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.v1.engine.async_llm import AsyncLLM
+
+async def answers(model, given):
+    engine = AsyncLLM.from_engine_args(AsyncEngineArgs(
+        model=model, dtype="float32", enforce_eager=True, block_size=32, enable_prefix_caching=False, max_num_seqs=16,
+        num_gpu_blocks_override=25, max_model_len=512, data_parallel_size=2, **given,
+    ))
+
+    async def one(number):
+        talk = f"<|im_start|>user\\nWrite a poem on tea ({number}).<|im_end|>\\n<|im_start|>assistant\\n"
+        greedy = SamplingParams(temperature=0, max_tokens=100)
+        return [list(o.outputs[0].token_ids) async for o in engine.generate(talk, greedy, request_id=str(number))][-1]
+
+    print("RESULT" + json.dumps(await asyncio.gather(*map(one, range(24)))))
+    engine.shutdown()
+
+if __name__ == "__main__":
+    asyncio.run(answers(sys.argv[1], json.loads(sys.argv[2])))
+"""
+
+
+def run(tmp_path: Path, script: str, *arguments: str) -> tuple[Any, str]:
+    """What the script prints behind RESULT, and its log."""
+    (tmp_path / "script.py").write_text(script)
     environment = {
         **os.environ, "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": "2",
         "VLLM_NO_USAGE_STATS": "1",
     }  # fmt: skip
     done = subprocess.run(
-        [sys.executable, str(tmp_path / "generate.py"), MODEL, adapter, json.dumps(given)],
+        [sys.executable, str(tmp_path / "script.py"), *arguments],
         capture_output=True, text=True, env=environment, timeout=500, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("RESULT")]
-    answers, preemptions = json.loads(line.removeprefix("RESULT"))
-    return answers, int(preemptions), done.stdout + done.stderr
+    return json.loads(line.removeprefix("RESULT")), done.stdout + done.stderr
+
+
+def generate(tmp_path: Path, adapter: str = "", **given: Any) -> tuple[list[Any], int, str]:
+    """(token ids and text) of each answer, preemptions, log."""
+    (answers, preemptions), log = run(tmp_path, SCRIPT, MODEL, adapter, json.dumps(given))
+    return answers, int(preemptions), log
 
 
 def write_adapter(directory: Path) -> str:
@@ -118,3 +149,14 @@ def test_adapters_and_grammars_are_served_as_by_vllm(tmp_path: Path) -> None:
             assert re.fullmatch("[a-z]{90}", text)
         elif number % 2:
             assert tokens != plain[number][0], "the adapter changes nothing"
+
+
+@pytest.mark.skipif(not MODEL, reason="PRESIZE_VLLM_MODEL names no directory of the default model")
+def test_each_data_parallel_rank_schedules_for_itself(tmp_path: Path) -> None:
+    stock, _ = run(tmp_path, RANKS, MODEL, "{}")
+    given = {"scheduler_cls": "presize.integrations.vllm.PresizeScheduler", "additional_config": {"presize": {}}}
+    ours, log = run(tmp_path, RANKS, MODEL, json.dumps(given))
+    for rank in range(2):
+        assert re.search(rf"EngineCore_DP{rank}\b.*schedules: policy payback", log)
+    assert "Presize failed" not in log
+    assert agreeing(stock, ours) >= 0.8

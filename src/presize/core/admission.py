@@ -221,15 +221,11 @@ class Payback(AdmissionPolicy):
         self._count = len(view.running)
         self._current = False
 
-    def _look_ahead(self) -> OccupancyForecast:
-        """The forecast of this step, made when it is first asked for."""
-        if not self._current:
-            self._forecast.update(self.view.running)
-            self._current = True
-        return self._forecast
-
     def admits(self, request: Request) -> bool:
-        forecast = self._look_ahead()
+        forecast = self._forecast
+        if not self._current:
+            forecast.update(self.view.running)
+            self._current = True
         share = forecast.share(request)
         tau = forecast.first_overflow(self.ledger.capacity_tokens, self.options.risk, share)
         costs = self.view.costs
@@ -244,4 +240,8 @@ class Payback(AdmissionPolicy):
         self._forecast.revised(request)
 
     def booked_tokens(self) -> int:
-        return self._look_ahead().peak(self.options.risk)
+        forecast = self._forecast
+        if not self._current:  # a fresh one: asking must leave no row newer than admission would find it
+            forecast = OccupancyForecast(self.ledger.block_size, self.ledger.capacity_tokens)
+            forecast.update(self.view.running)
+        return forecast.peak(self.options.risk)

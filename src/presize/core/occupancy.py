@@ -65,7 +65,7 @@ class OccupancyForecast:
             self._fixed[stale] = np.array([r.prompt_tokens for r in anew]) + self._half_block
             self._survival[stale] = rows
             self._spread[stale] = rows * (1.0 - rows)
-            self._due[stale] = grown + np.minimum(np.maximum(grown // self._REFRESH_SHARE, 1), self._REFRESH_MOST)
+            self._due[stale] = grown + (grown // self._REFRESH_SHARE).clip(1, self._REFRESH_MOST)
         held = self._fixed[:count] + outputs
         # sums over requests of s and c s; of v, c v and c^2 v with v = s (1 - s): no array of the table's size is made
         one, square = np.ones(count), held * held
@@ -75,7 +75,7 @@ class OccupancyForecast:
 
     def _take_stock(self, running: Sequence[Request], present: set[Request]) -> None:
         """Give every running request a row, and the rows of the others to those."""
-        for gone in [r for r in self._requests if r not in present]:
+        for gone in sorted(self._row.keys() - present, key=self._row.__getitem__):
             row, last = self._row.pop(gone), self._requests.pop()
             if last is not gone:
                 self._requests[row], self._row[last] = last, row

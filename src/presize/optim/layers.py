@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from presize.errors import NumericalError
-from presize.optim.adam import Schedule, joined, state_dtype
+from presize.optim.adam import state_dtype
 from presize.optim.basis import block_fields, first_basis, new_fields, orthonormal, projected, sketched, squared_norms
 from presize.optim.blocks import Layout
 from presize.optim.cores import CORES
+from presize.optim.schedule import Schedule, joined
 
 
 def new_state(param: Tensor, layout: Layout, group: Mapping[str, Any]) -> dict[str, Any]:

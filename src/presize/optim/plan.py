@@ -13,6 +13,7 @@ from presize.errors import ConfigError
 from presize.optim import adam, layers
 from presize.optim.blocks import Layout, layout_of
 from presize.optim.replay import Replay
+from presize.optim.schedule import Schedule
 
 # what the shape of a state depends on, so that it can not change while training
 STRUCTURE = ("rank", "core", "block", "heads", "tail", "grafting", "max_dim", "precondition")
@@ -40,7 +41,7 @@ class Plan:
         self._members: list[Tensor] = []
         self._stacks: list[layers.Layers] = []
         self._plain: list[adam.Elements] = []
-        self._schedules: list[adam.Schedule] = []
+        self._schedules: list[Schedule] = []
         self._grads: dict[Tensor, Tensor] = {}
         self._replays: defaultdict[str, Replay] = defaultdict(Replay)
         self._copies: list[Tensor] = []  # of gradients, which may lie elsewhere in every step, for recorded launches
@@ -138,7 +139,7 @@ class Plan:
                 plain[kind].append(param)
             else:
                 stacks[kind, layout.rank, layout.full].append((param, layout))
-        schedules = {kind: adam.Schedule(states, self.group) for kind, states in together.items()}
+        schedules = {kind: Schedule(states, self.group) for kind, states in together.items()}
         self._members, self._given, self._schedules = members, [], list(schedules.values())
         self._plain = [
             adam.Elements(part, [state[param] for param in part], self.group, schedules[kind])
