@@ -14,6 +14,7 @@ import pytest
 pytest.importorskip("vllm", reason="needs vllm; scripts/test_vllm makes an environment with it and runs these tests")
 
 from driving import World, make_request, make_scheduler
+from vllm.v1.request import RequestStatus
 
 from presize.core.lengths import GRID, LengthDistribution
 from presize.integrations.vllm.forecasts import Forecasts
@@ -160,3 +161,28 @@ def test_aborted_in_every_state(tmp_path: Path) -> None:
     world.run()
     world.check_nothing_lost()
     assert {name for name, reason in world.ended.items() if reason == "abort"} == {waiting, running, preempted}
+
+
+@pytest.mark.parametrize("order", ["fcfs", "gittins-preemptive"])
+def test_a_conversation_that_waits_for_more_input_is_no_part_of_what_runs(order: str, tmp_path: Path) -> None:
+    """vLLM keeps it, and its blocks, outside of the queue; others come and go meanwhile."""
+    lengths = {"talk": 20, **{str(i): 10 + 7 * i for i in range(12)}}
+    scheduler = make_scheduler(tmp_path, {"order": order}, blocks=16)
+    world = World(scheduler, lengths)
+    talk = make_request("talk", 40, resumable=True)
+    world.add([talk, make_request("0", 40)])
+    for turn in range(3):
+        while talk.status != RequestStatus.WAITING_FOR_STREAMING_REQ:
+            world.step()
+        world.add([make_request(str(4 * turn + i), 40) for i in range(1, 4)])
+        for _ in range(20):
+            world.step()
+        scheduler.add_request(make_request("talk", 30 * (turn + 1), resumable=True))
+        world.add([make_request(str(4 * turn + 4), 40)] if turn < 2 else [])
+    while talk.status != RequestStatus.WAITING_FOR_STREAMING_REQ:
+        world.step()
+    scheduler.add_request(make_request("talk", 1))  # no more to come
+    world.run()
+    world.check_nothing_lost()
+    assert scheduler.advisor is not None
+    assert {name: len(tokens) for name, tokens in world.made.items()} == {**lengths, "talk": 4 * 20}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import io
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from presize.errors import ConfigError, NumericalError
-from presize.optim import BlockLowRank, param_groups
+from presize.optim import BlockLowRank, param_groups, plan
+from presize.optim.replay import Replay
 
 
 def model(dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -342,3 +344,43 @@ def test_a_gradient_scaler_skips_what_overflows() -> None:
         scaler.update()
         assert torch.equal(weights(net), before) == bool(inputs.isinf().any())
     assert scaler.get_scale() == 2.0**9
+
+
+def test_copies_of_gradients_follow_whoever_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a GPU records launches for, without the recording: gradients come and go, as does ``graph``."""
+
+    class Direct(Replay):
+        def __call__(self, function: Callable[[], Any], device: torch.device) -> Any:
+            return function()
+
+    monkeypatch.setattr(plan, "Replay", Direct)
+    monkeypatch.setattr(plan.Plan, "_dependencies", lambda self: [param.data_ptr() for param in self._members])
+
+    def trained(graph: bool) -> list[Tensor]:
+        rng = np.random.default_rng(0)
+        generator = torch.Generator().manual_seed(0)
+        params = [nn.Parameter(torch.randn(shape, generator=generator)) for shape in [(6, 5), (5, 6), (6, 5), (4,)]]
+        optimizer = BlockLowRank(params, lr=0.1, rank=2, weight_decay=0.1)
+        for _ in range(40):
+            recorded = bool(rng.random() < 0.7)
+            optimizer.param_groups[0]["graph"] = graph and recorded
+            for param in params:
+                grad = torch.randn(param.shape, generator=generator)
+                param.grad = grad if rng.random() < 0.8 else None
+            optimizer.step()
+        return [param.detach() for param in params]
+
+    torch.testing.assert_close(trained(True), trained(False), rtol=0, atol=0)
+
+
+def test_another_default_device_is_not_asked_for_what_belongs_to_the_host() -> None:
+    def stepped(default: str) -> list[Tensor]:
+        params = [nn.Parameter(torch.ones(8, 6)), nn.Parameter(torch.ones(6))]
+        optimizer = BlockLowRank(params, lr=0.1, rank=2)
+        for param in params:
+            param.grad = torch.arange(1.0, param.numel() + 1).view(param.shape)
+        with torch.device(default):
+            optimizer.step()
+        return [param.detach() for param in params]
+
+    torch.testing.assert_close(stepped("meta"), stepped("cpu"), rtol=0, atol=0)

@@ -74,7 +74,7 @@ class AdmissionPolicy(ABC):
         """The request ended; its output length is known."""
 
     def revised(self, request: Request) -> None:
-        """The request, which runs, has another forecast: what was made of the old one is void."""
+        """The request, which runs, has another forecast or prompt: what was made of the old one is void."""
 
     def booked_tokens(self) -> int:
         """Tokens promised to what ran or was admitted in the last step, held ones included."""
@@ -241,7 +241,7 @@ class Payback(AdmissionPolicy):
 
     def booked_tokens(self) -> int:
         forecast = self._forecast
-        if not self._current:  # a fresh one: asking must leave no row newer than admission would find it
+        if not self._current:  # one of its own: an update of that would renew rows in other steps than admission does
             forecast = OccupancyForecast(self.ledger.block_size, self.ledger.capacity_tokens)
             forecast.update(self.view.running)
         return forecast.peak(self.options.risk)

@@ -46,7 +46,7 @@ class OccupancyForecast:
         self._requests: list[Request] = []
         self._row: dict[Request, int] = {}
         self._due: IntArray = np.zeros(0, dtype=np.int64)  # output tokens from which the row must be made anew
-        self._fixed: FloatArray = np.zeros(0)  # tokens held beside the output
+        self._fixed: FloatArray = np.zeros(0)  # tokens held beside the output: the prompt, half a block
         self._survival: FloatArray = np.zeros((0, 1))  # s
         self._spread: FloatArray = np.zeros((0, 1))  # s (1 - s)
         self.mean: FloatArray = np.zeros(1)

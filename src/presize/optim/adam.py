@@ -18,7 +18,7 @@ def state_dtype(param: Tensor) -> torch.dtype:
 def new_state(param: Tensor) -> dict[str, Any]:
     """Before the first step."""
     return {
-        "step": torch.zeros((), dtype=torch.float32),
+        "step": torch.zeros((), dtype=torch.float32, device="cpu"),
         "exp_avg": torch.zeros(param.shape, dtype=state_dtype(param), device=param.device),
         "exp_avg_sq": torch.zeros(param.shape, dtype=state_dtype(param), device=param.device),
     }

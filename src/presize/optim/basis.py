@@ -48,8 +48,8 @@ def first_basis(grads: Tensor, rank: int) -> Tensor:
     """(..., R, N), rows orthonormal: a randomised range finder on the first gradients (..., B, N), and within the range
     that it finds, the directions in which their sum of squares is diagonal.
     """
-    generator = torch.Generator().manual_seed(_SEED)
-    omega = torch.randn(grads.shape[-1], rank, generator=generator, dtype=grads.dtype).to(grads.device)
+    generator = torch.Generator("cpu").manual_seed(_SEED)
+    omega = torch.randn(grads.shape[-1], rank, generator=generator, dtype=grads.dtype, device="cpu").to(grads.device)
     basis = torch.linalg.qr(grads.mT @ (grads @ omega)).Q
     inner = grads @ basis
     found: Tensor = (basis @ torch.linalg.eigh(inner.mT @ inner).eigenvectors.flip(-1)).mT.contiguous()

@@ -56,7 +56,8 @@ class BlockLowRank(Optimizer):
         tolerated_failures: eigendecompositions of full cores that may fail in a row, the old ones staying in force.
         maximize: go up instead of down.
         graph: on a GPU, record the step's launches, a few steps after the start, and replay them as CUDA graphs, for
-            the memory of another gradient. Where betas or eps change, recording starts anew.
+            the memory of another gradient in the state's type. Where betas, eps or the parameters with gradients
+            change, recording starts anew; a scheduler that turns betas in every step (``cycle_momentum``) leaves none.
         differentiable: only False is known.
 
     State of an (m, n) matrix with rows as blocks, in numbers: m n + 2 n r + 2 m r + m; Adam's is 2 m n. They are

@@ -20,7 +20,7 @@ def new_state(param: Tensor, layout: Layout, group: Mapping[str, Any]) -> dict[s
     """Before the first step; contiguous, so that `Layout.view` of it is its memory."""
     dtype = state_dtype(param)
     state: dict[str, Any] = {
-        "step": torch.zeros((), dtype=torch.float32),
+        "step": torch.zeros((), dtype=torch.float32, device="cpu"),
         "exp_avg": torch.zeros(param.shape, dtype=dtype, device=param.device),
         "eigh_failures": 0,
         **new_fields(layout, param.device, dtype),
@@ -59,8 +59,8 @@ class Layers:
             for name, shape in block_fields(layouts[0]).items()
         }
         self.cores = CORES[layouts[0].core](self.flat)
-        sizes = torch.tensor([layout.size for layout in layouts], dtype=self.momenta[0].dtype)
-        self.sizes = sizes.repeat_interleave(torch.tensor(self.counts)).to(params[0].device)  # (A,)
+        sizes, counts = (torch.tensor(n, device="cpu") for n in ([layout.size for layout in layouts], self.counts))
+        self.sizes = sizes.repeat_interleave(counts).to(self.momenta[0])  # (A,)
         self._grads: list[Tensor] = []
         self._views: list[Tensor] = []  # of the gradients, as blocks
         self._squares = self._inner = self.sizes  # (A,) and (A, R), of this step's gradients

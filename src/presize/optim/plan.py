@@ -45,7 +45,7 @@ class Plan:
         self._grads: dict[Tensor, Tensor] = {}
         self._replays: defaultdict[str, Replay] = defaultdict(Replay)
         self._copies: list[Tensor] = []  # of gradients, which may lie elsewhere in every step, for recorded launches
-        self._given: list[Any] = []  # what these depend on besides: where parameters are, constants
+        self._given: list[Any] | None = None  # what recorded launches depend on besides: parameters' places, constants
 
     def prepare(self, state: dict[Tensor, Any]) -> list[Tensor]:
         """Take this step's gradients; numbers that are finite if all of them are. ConfigError for sparse ones."""
@@ -60,8 +60,9 @@ class Plan:
         given = self._dependencies() if self.group["graph"] else []
         if given != self._given:
             self._replays.clear()
-            self._given = given
+            self._copies = []
             self._copies = [torch.empty_like(p, dtype=adam.state_dtype(p)) for p in members if given]
+            self._given = given
         if self._copies:
             torch._foreach_copy_(self._copies, grads)
             grads = self._copies
@@ -140,7 +141,7 @@ class Plan:
             else:
                 stacks[kind, layout.rank, layout.full].append((param, layout))
         schedules = {kind: Schedule(states, self.group) for kind, states in together.items()}
-        self._members, self._given, self._schedules = members, [], list(schedules.values())
+        self._members, self._given, self._schedules = members, None, list(schedules.values())
         self._plain = [
             adam.Elements(part, [state[param] for param in part], self.group, schedules[kind])
             for kind, part in plain.items()

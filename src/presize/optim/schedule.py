@@ -27,7 +27,7 @@ class Schedule:
         self._steps = joined(states, "step")
         self.count = int(self._steps[0])
         momentum = states[0]["exp_avg"]
-        self._host = torch.zeros(4, dtype=momentum.dtype, pin_memory=momentum.is_cuda)
+        self._host = torch.zeros(4, dtype=momentum.dtype, device="cpu", pin_memory=momentum.is_cuda)
         self._numbers = self._host.numpy()
         self._there = self._host.to(momentum.device)
         # what momenta are multiplied with, -lr over their correction; what second moments are divided by; what weights

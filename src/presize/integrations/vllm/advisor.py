@@ -139,7 +139,7 @@ class Advisor:
         """Whoever was chosen in the last step makes way."""
         if self._interruption is None or (tracked := self._interruption.due(list(self.running.values()))) is None:
             return
-        if not self.resting:
+        if not self.resting and tracked.request in self._vllm.running:  # not in a pause between two turns
             self._vllm.running.remove(tracked.request)
             self._vllm._preempt_request(tracked.request, time.monotonic())
             self.interrupted += 1
@@ -153,7 +153,10 @@ class Advisor:
             if request not in known:
                 known[request] = self._started(request)
         # short loops over plain attributes: they run for every running request in every step
-        running = [known[request] for request in requests]
+        running = [tracked for request in requests if (tracked := known.get(request)) is not None]
+        if not len(running) == len(requests) == len(known):
+            self._forget_paused()
+            return self._take_stock()
         counts = [request.num_computed_tokens for request in requests]
         late = 0  # blocks more for requests that still prefill
         for tracked, count in zip(running, counts, strict=True):
@@ -171,9 +174,17 @@ class Advisor:
         most = len(running) + self.pool.blocks_for(self._vllm.max_num_scheduled_tokens)
         return running, min(need, most) - free
 
+    def _forget_paused(self) -> None:
+        """Streamed input: a conversation whose turn is over waits for more outside of our queue, with its blocks."""
+        here = set(self._vllm.running)
+        for request in [r for r in self.running if r not in here]:
+            self.running.pop(request).state = RequestState.WAITING
+
     def _started(self, request: VllmRequest) -> Tracked:
         tracked = self.tracked[request.request_id]
         tracked.queued()  # more input for a conversation may have come since
+        if self.policy is not None:
+            self.policy.revised(tracked)
         tracked.state = RequestState.RUNNING
         if tracked.admission is None:
             tracked.admission = self._admissions
