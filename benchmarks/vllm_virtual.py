@@ -1,8 +1,8 @@
 """vLLM's scheduler, stock and with Presize, in virtual time: a real scheduler, answers of known length, and a step that
 costs seconds by a formula. A cell takes seconds instead of minutes, so that settings can be explored.
 
-Prompts and answers come as {"prompts": [[ids]], "answers": [[ids]]}. What a step costs was fitted to eleven real cells of
-vLLM's CPU build, which it gives to 5 %. Forecasts are there at once. Runs with the interpreter of a vLLM environment.
+Prompts and answers come as {"prompts": [[ids]], "answers": [[ids]]}. What a step costs was fitted to eleven real cells
+of vLLM's CPU build, which it gives to 5 %. Forecasts are there at once. Runs with the interpreter of a vLLM environment.
 
 PYTHONPATH=src .venv-vllm/bin/python benchmarks/vllm_virtual.py RUN.json --kv-tokens 4096,8192,16384
 """
