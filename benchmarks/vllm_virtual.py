@@ -2,7 +2,7 @@
 costs seconds by a formula. A cell takes seconds instead of minutes, so that settings can be explored.
 
 Prompts and answers come as {"prompts": [[ids]], "answers": [[ids]]}. What a step costs was fitted to eleven real cells
-of vLLM's CPU build, which it gives to 5 %. Forecasts are there at once. It runs with a vLLM environment's interpreter.
+of vLLM's CPU build, which it gives to 6 %. Forecasts are there at once. It runs with a vLLM environment's interpreter.
 
 PYTHONPATH=src .venv-vllm/bin/python benchmarks/vllm_virtual.py RUN.json --kv-tokens 4096,8192,16384
 """

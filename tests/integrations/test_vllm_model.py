@@ -18,6 +18,12 @@ pytest.importorskip("vllm", reason="needs vllm; scripts/test_vllm makes an envir
 
 PRESIZE = Path(__file__).resolve().parents[2] / "src/presize"
 MODEL = os.environ.get("PRESIZE_VLLM_MODEL", "")
+pytestmark = pytest.mark.skipif(not MODEL, reason="PRESIZE_VLLM_MODEL names no directory of the default model")
+# memory for few of the requests
+ENGINE = {
+    "model": MODEL, "dtype": "float32", "enforce_eager": True, "block_size": 32, "enable_prefix_caching": False,
+    "max_num_seqs": 16, "num_gpu_blocks_override": 25, "max_model_len": 512,
+}  # fmt: skip
 SCRIPT = """
 import json, sys
 from vllm import LLM, SamplingParams
@@ -25,11 +31,8 @@ from vllm.lora.request import LoRARequest
 from vllm.sampling_params import StructuredOutputsParams
 
 if __name__ == "__main__":
-    model, adapter, given = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
-    llm = LLM(
-        model=model, dtype="float32", enforce_eager=True, block_size=32, enable_prefix_caching=False, max_num_seqs=16,
-        num_gpu_blocks_override=25, max_model_len=512, disable_log_stats=False, enable_lora=bool(adapter), **given,
-    )
+    engine, adapter = json.loads(sys.argv[1]), sys.argv[2]
+    llm = LLM(disable_log_stats=False, enable_lora=bool(adapter), **engine)
     questions = ["Name a river.", "Write a poem on tea.", "What is 2 + 2?", "List ten animals.", "Why is the sky blue?"]
     talks = [[{"role": "user", "content": f"{q} ({n})"}] for n in range(3) for q in questions]
     free = SamplingParams(temperature=0, max_tokens=120)
@@ -51,11 +54,8 @@ from vllm import SamplingParams
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.v1.engine.async_llm import AsyncLLM
 
-async def answers(model, given):
-    engine = AsyncLLM.from_engine_args(AsyncEngineArgs(
-        model=model, dtype="float32", enforce_eager=True, block_size=32, enable_prefix_caching=False, max_num_seqs=16,
-        num_gpu_blocks_override=25, max_model_len=512, data_parallel_size=2, **given,
-    ))
+async def answers(options):
+    engine = AsyncLLM.from_engine_args(AsyncEngineArgs(data_parallel_size=2, **options))
 
     async def one(number):
         talk = f"<|im_start|>user\\nWrite a poem on tea ({number}).<|im_end|>\\n<|im_start|>assistant\\n"
@@ -66,19 +66,19 @@ async def answers(model, given):
     engine.shutdown()
 
 if __name__ == "__main__":
-    asyncio.run(answers(sys.argv[1], json.loads(sys.argv[2])))
+    asyncio.run(answers(json.loads(sys.argv[1])))
 """
 
 
-def run(tmp_path: Path, script: str, *arguments: str) -> tuple[Any, str]:
-    """What the script prints behind RESULT, and its log."""
+def run(tmp_path: Path, script: str, given: dict[str, Any], *arguments: str) -> tuple[Any, str]:
+    """What the script prints behind RESULT, and its log; ``given`` goes to the engine."""
     (tmp_path / "script.py").write_text(script)
     environment = {
         **os.environ, "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": "2",
         "VLLM_NO_USAGE_STATS": "1",
     }  # fmt: skip
     done = subprocess.run(
-        [sys.executable, str(tmp_path / "script.py"), *arguments],
+        [sys.executable, str(tmp_path / "script.py"), json.dumps({**ENGINE, **given}), *arguments],
         capture_output=True, text=True, env=environment, timeout=500, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
@@ -88,7 +88,7 @@ def run(tmp_path: Path, script: str, *arguments: str) -> tuple[Any, str]:
 
 def generate(tmp_path: Path, adapter: str = "", **given: Any) -> tuple[list[Any], int, str]:
     """(token ids and text) of each answer, preemptions, log."""
-    (answers, preemptions), log = run(tmp_path, SCRIPT, MODEL, adapter, json.dumps(given))
+    (answers, preemptions), log = run(tmp_path, SCRIPT, given, adapter)
     return answers, int(preemptions), log
 
 
@@ -114,7 +114,6 @@ def agreeing(some: list[Any], others: list[Any]) -> float:
     return sum(a == b for a, b in zip(some, others, strict=True)) / len(some)
 
 
-@pytest.mark.skipif(not MODEL, reason="PRESIZE_VLLM_MODEL names no directory of the default model")
 def test_the_same_texts_with_fewer_preemptions(tmp_path: Path) -> None:
     """Texts up to where the arithmetic of another batch decides otherwise, as stock vLLM's own do among themselves."""
     stock, stock_preemptions, _ = generate(tmp_path)
@@ -129,7 +128,6 @@ def test_the_same_texts_with_fewer_preemptions(tmp_path: Path) -> None:
     assert preemptions < stock_preemptions
 
 
-@pytest.mark.skipif(not MODEL, reason="PRESIZE_VLLM_MODEL names no directory of the default model")
 def test_adapters_and_grammars_are_served_as_by_vllm(tmp_path: Path) -> None:
     """Every second request by a LoRA adapter, every third by a grammar, by an order that may interrupt."""
     adapter = write_adapter(tmp_path / "adapter")
@@ -151,11 +149,10 @@ def test_adapters_and_grammars_are_served_as_by_vllm(tmp_path: Path) -> None:
             assert tokens != plain[number][0], "the adapter changes nothing"
 
 
-@pytest.mark.skipif(not MODEL, reason="PRESIZE_VLLM_MODEL names no directory of the default model")
 def test_each_data_parallel_rank_schedules_for_itself(tmp_path: Path) -> None:
-    stock, _ = run(tmp_path, RANKS, MODEL, "{}")
+    stock, _ = run(tmp_path, RANKS, {})
     given = {"scheduler_cls": "presize.integrations.vllm.PresizeScheduler", "additional_config": {"presize": {}}}
-    ours, log = run(tmp_path, RANKS, MODEL, json.dumps(given))
+    ours, log = run(tmp_path, RANKS, given)
     for rank in range(2):
         assert re.search(rf"EngineCore_DP{rank}\b.*schedules: policy payback", log)
     assert "Presize failed" not in log

@@ -6,9 +6,6 @@ import subprocess
 import sys
 from typing import Any
 
-import pytest
-import torch
-
 _DDP = """
 import os, sys, torch
 import torch.distributed as dist
@@ -42,7 +39,6 @@ dist.destroy_process_group()
 """
 
 
-@pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
 def test_two_data_parallel_processes_stay_together(tmp_path: Any) -> None:
     """And train as one process with both halves of the batch does."""
     processes = [

@@ -46,7 +46,6 @@ class OccupancyForecast:
         self._requests: list[Request] = []
         self._row: dict[Request, int] = {}
         self._due: IntArray = np.zeros(0, dtype=np.int64)  # output tokens from which the row must be made anew
-        self._fixed: FloatArray = np.zeros(0)  # tokens held beside the output: the prompt, half a block
         self._survival: FloatArray = np.zeros((0, 1))  # s
         self._spread: FloatArray = np.zeros((0, 1))  # s (1 - s)
         self.mean: FloatArray = np.zeros(1)
@@ -60,13 +59,12 @@ class OccupancyForecast:
         outputs = np.array([r.output_tokens for r in requests], dtype=np.int64)
         (stale,) = np.nonzero(outputs >= self._due[:count])
         if stale.size:
-            grown, anew = outputs[stale], [requests[row] for row in stale.tolist()]
-            rows = self._rows(anew, grown)
-            self._fixed[stale] = np.array([r.prompt_tokens for r in anew]) + self._half_block
+            grown = outputs[stale]
+            rows = self._rows([requests[row] for row in stale.tolist()], grown)
             self._survival[stale] = rows
             self._spread[stale] = rows * (1.0 - rows)
-            self._due[stale] = grown + (grown // self._REFRESH_SHARE).clip(1, self._REFRESH_MOST)
-        held = self._fixed[:count] + outputs
+            self._due[stale] = grown + np.minimum(np.maximum(grown // self._REFRESH_SHARE, 1), self._REFRESH_MOST)
+        held = np.array([r.prompt_tokens for r in requests], dtype=np.int64) + outputs + self._half_block
         # sums over requests of s and c s; of v, c v and c^2 v with v = s (1 - s): no array of the table's size is made
         one, square = np.ones(count), held * held
         survival, spread = self._survival[:count], self._spread[:count]
@@ -75,11 +73,11 @@ class OccupancyForecast:
 
     def _take_stock(self, running: Sequence[Request], present: set[Request]) -> None:
         """Give every running request a row, and the rows of the others to those."""
-        for gone in sorted(self._row.keys() - present, key=self._row.__getitem__):
+        for gone in [r for r in self._requests if r not in present]:
             row, last = self._row.pop(gone), self._requests.pop()
             if last is not gone:
                 self._requests[row], self._row[last] = last, row
-                for table in (self._due, self._fixed, self._survival, self._spread):
+                for table in (self._due, self._survival, self._spread):
                     table[row] = table[len(self._requests)]
         joined = [r for r in running if r not in self._row]
         self._look_ahead(max((r.max_tokens for r in joined), default=1))
@@ -89,7 +87,6 @@ class OccupancyForecast:
         if (missing := len(self._requests) - len(self._due)) > 0:
             room = np.zeros((missing, self.steps.size))
             self._due = np.concatenate((self._due, np.zeros(missing, dtype=np.int64)))
-            self._fixed = np.concatenate((self._fixed, np.zeros(missing)))
             self._survival = np.concatenate((self._survival, room))
             self._spread = np.concatenate((self._spread, room))
         self._due[len(self._requests) - len(joined) : len(self._requests)] = 0

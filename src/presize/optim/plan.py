@@ -60,7 +60,7 @@ class Plan:
         given = self._dependencies() if self.group["graph"] else []
         if given != self._given:
             self._replays.clear()
-            self._copies = []
+            self._copies = []  # before there are others, so that there is never memory for both
             self._copies = [torch.empty_like(p, dtype=adam.state_dtype(p)) for p in members if given]
             self._given = given
         if self._copies:
