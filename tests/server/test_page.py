@@ -11,6 +11,7 @@ from typing import Any
 import httpx2 as httpx
 import pytest
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
@@ -46,7 +47,9 @@ class Page:
 
     def until(self, condition: Callable[[], Any]) -> Any:
         """What the condition gives once it holds."""
-        return WebDriverWait(self.driver, 60, 0.05).until(lambda _: condition())
+        # an element of before a reload is not what is asked about: it is looked up anew
+        gone = [StaleElementReferenceException]
+        return WebDriverWait(self.driver, 60, 0.05, ignored_exceptions=gone).until(lambda _: condition())
 
     def click(self, selector: str) -> None:
         self.driver.find_element(By.CSS_SELECTOR, selector).click()
