@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,9 @@ from hypothesis import HealthCheck, settings
 
 # before numpy is loaded: small products gain nothing by a second thread, which spins where other processes run
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+# a shell that starts them in the background has them ignore Ctrl-C, which some of them send
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # no deadline: the machine is shared, and a slow example is not a wrong one
 _COMMON = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)

@@ -42,9 +42,9 @@ if __name__ == "__main__":
         talks, [bound if adapter and n % 3 == 0 else free for n in range(len(talks))], use_tqdm=False,
         lora_request=[lora if n % 2 else None for n in range(len(talks))],
     )
-    preemptions = sum(m.value for m in llm.get_metrics() if m.name == "vllm:num_preemptions")
+    counters = {m.name: m.value for m in llm.get_metrics() if hasattr(m, "value")}
     answers = [[list(o.outputs[0].token_ids), o.outputs[0].text] for o in outputs]
-    print("RESULT" + json.dumps([answers, preemptions]))
+    print("RESULT" + json.dumps([answers, counters]))
 """
 
 
@@ -86,10 +86,10 @@ def run(tmp_path: Path, script: str, given: dict[str, Any], *arguments: str) -> 
     return json.loads(line.removeprefix("RESULT")), done.stdout + done.stderr
 
 
-def generate(tmp_path: Path, adapter: str = "", **given: Any) -> tuple[list[Any], int, str]:
-    """(token ids and text) of each answer, preemptions, log."""
-    (answers, preemptions), log = run(tmp_path, SCRIPT, given, adapter)
-    return answers, int(preemptions), log
+def generate(tmp_path: Path, adapter: str = "", **given: Any) -> tuple[list[Any], dict[str, float], str]:
+    """(token ids and text) of each answer, vLLM's counters, log."""
+    (answers, counters), log = run(tmp_path, SCRIPT, given, adapter)
+    return answers, counters, log
 
 
 def write_adapter(directory: Path) -> str:
@@ -116,8 +116,8 @@ def agreeing(some: list[Any], others: list[Any]) -> float:
 
 def test_the_same_texts_with_fewer_preemptions(tmp_path: Path) -> None:
     """Texts up to where the arithmetic of another batch decides otherwise, as stock vLLM's own do among themselves."""
-    stock, stock_preemptions, _ = generate(tmp_path)
-    ours, preemptions, log = generate(
+    stock, stock_counters, _ = generate(tmp_path)
+    ours, counters, log = generate(
         tmp_path,
         scheduler_cls="presize.integrations.vllm.PresizeScheduler",
         additional_config={"presize": {"order": "gittins", "predictor": str(*PRESIZE.glob("predict/shipped/*"))}},
@@ -125,7 +125,22 @@ def test_the_same_texts_with_fewer_preemptions(tmp_path: Path) -> None:
     assert "schedules: policy payback, order gittins" in log
     assert "Presize failed" not in log
     assert agreeing(stock, ours) >= 0.8
-    assert preemptions < stock_preemptions
+    assert counters["vllm:num_preemptions"] < stock_counters["vllm:num_preemptions"]
+
+
+def test_drafts_of_speculative_decoding_count_as_output(tmp_path: Path) -> None:
+    ngrams = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 4}
+    plain, _, _ = generate(tmp_path)
+    ours, counters, log = generate(
+        tmp_path,
+        speculative_config=ngrams,
+        scheduler_cls="presize.integrations.vllm.PresizeScheduler",
+        additional_config={"presize": {"order": "gittins-preemptive", "aging": 1.0}},
+    )
+    assert "schedules: policy payback, order gittins-preemptive" in log
+    assert "Presize failed" not in log
+    assert counters["vllm:spec_decode_num_accepted_tokens"] > 0
+    assert agreeing(plain, ours) >= 0.8
 
 
 def test_adapters_and_grammars_are_served_as_by_vllm(tmp_path: Path) -> None:
